@@ -1,0 +1,416 @@
+"""The ring: the only place where it closes.
+
+ TaskSource ─► GroupJob ─► rollout workers ─► RolloutGroup ─► Buffer ─► Batch ─► Learner ─► WeightBuckets ─► Generators
+                  ▲         (generator, environment, grader,   (two doors,                                       │
+                  │          log)                               bounded staleness)                               │
+                  └──────────────────────────── version v+1, at a token boundary ◄──────────────────────────────┘
+
+One iteration of `run`:
+  collect   waits for a batch of accepted groups; consumes finished groups; unblocks admission
+  train     waits for the learner; rollouts of later batches go on meanwhile when max_staleness > 0
+  publish   waits for the generators to swap weights; unblocks admission, because the version has moved
+  save      checkpoint and evaluation when they are due
+
+With max_staleness 0 a whole wave of groups starts together and is put into the buffer in index order once all have
+landed, so nothing depends on which worker was faster. Every wait has a deadline and says what it waits for.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from configs.schema import Config
+from environments.sources.mixture import Mixture
+from rl.advantage import advantages
+from rl.batch import make_batches
+from rl.buffer import Buffer, Rejection
+from rl.checkpoint import Checkpoints, LoopState, UnfinishedJob
+from rl.errors import PartDied, RunFailed
+from rl.evaluate import EvalReport, evaluate_heldout
+from rl.records import Batch, RolloutGroup, Sampling, StepStats, TrainSample
+from rl.rollout import GroupJob, GroupOutcome
+from rl.samples import to_samples
+
+_HEARTBEAT = 10.0
+
+
+class LearnerHandle(Protocol):
+    """All learner ranks as one."""
+
+    async def train_step(self, batches: Sequence[Sequence[Batch]]) -> tuple[StepStats, ...]: ...
+    async def publish(self, version: int) -> list[Any]: ...
+    async def save(self, folder: Path) -> None: ...
+
+
+class GeneratorsHandle(Protocol):
+    """All generator replicas as one."""
+
+    async def load(self, buckets: list[Any], version: int) -> str: ...
+    async def watch(self) -> None: ...
+
+
+class RolloutsHandle(Protocol):
+    """All rollout workers as one."""
+
+    async def expect(self, jobs: Sequence[GroupJob]) -> None: ...
+    async def run(self, job: GroupJob) -> GroupOutcome: ...
+    async def flush(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StepResult:
+    """Everything that happened in one step, for the observer."""
+
+    step: int
+    """1-based; equals the policy version after the step."""
+    groups: tuple[RolloutGroup, ...]
+    samples: tuple[TrainSample, ...]
+    """Trained samples; groups without any are the skipped ones."""
+    rejected: tuple[Rejection, ...]
+    """Groups rejected at either door since the last step."""
+    dropped: Counter[str]
+    """Counts by reason since the last step: rejected groups, jobs that never started, samples left out."""
+    stats: tuple[StepStats, ...]
+    """One a learner rank; empty when there was nothing to train on."""
+    phases: dict[str, float]
+    """Seconds by phase."""
+    checksum: str
+    """Of the published weights."""
+
+
+class Observer(Protocol):
+    """Who wants to know: the log, the progress display, the trackers."""
+
+    def step(self, result: StepResult) -> None: ...
+    def evaluated(self, report: EvalReport) -> None: ...
+    def waiting(self, reason: str) -> None: ...
+    def say(self, message: str) -> None: ...
+
+
+@dataclass(kw_only=True)
+class _Clock:
+    """Seconds by phase of the current step."""
+
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Any:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
+
+    def take(self) -> dict[str, float]:
+        taken, self.phases = self.phases, {}
+        return taken
+
+
+class Loop:
+    """One run. `run()` returns when all steps are done or `stop()` was called; state is then resumable."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        mixture: Mixture,
+        sampling: Sampling,
+        learner: LearnerHandle,
+        generators: GeneratorsHandle,
+        rollouts: RolloutsHandle,
+        buffer: Buffer,
+        checkpoints: Checkpoints,
+        observer: Observer,
+        config_fingerprint: str,
+    ) -> None:
+        self._config = config
+        self._mixture = mixture
+        self._sampling = sampling
+        self._learner = learner
+        self._generators = generators
+        self._rollouts = rollouts
+        self._buffer = buffer
+        self._checkpoints = checkpoints
+        self._observer = observer
+        self._fingerprint = config_fingerprint
+        self._lockstep = config.rollout.max_staleness == 0
+        self._running: dict[str, GroupJob] = {}
+        self._landed: list[GroupOutcome] = []
+        self._restart: list[UnfinishedJob] = []
+        self._rejected: list[Rejection] = []
+        self._dropped: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._admission = asyncio.Lock()
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self._barren_steps = 0
+        self._barren_groups = 0
+        self._saved_version = -1
+        self._clock = _Clock()
+
+    def restore(self, state: LoopState) -> None:
+        """Continue from a checkpoint; the learner restores its own part."""
+        if state.config_fingerprint != self._fingerprint:
+            raise ValueError(
+                "the run was started with other settings of model, tasks, rollout or objective; resume with the same ones, or start a new run name"
+            )
+        self._mixture.restore(state.mixture)
+        self._buffer.restore(state.buffer)
+        self._restart = list(state.unfinished)
+        self._barren_steps = state.barren_steps
+        self._saved_version = state.version
+
+    def stop(self) -> None:
+        """Finish the step under way, save a checkpoint and return from `run`."""
+        self._stopping = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Go round the ring until `run.steps` steps are done. Raises RunFailed when a part fails."""
+        async with self._background(self._generators.watch):
+            await self._publish()
+            if self._buffer.version == 0:
+                await self._evaluate()
+            while self._buffer.version < self._config.run.steps and not self._stopping:
+                groups = await self._collect()
+                if not groups:
+                    break
+                await self._step(groups)
+            if self._saved_version != self._buffer.version or self._stopping:
+                await self._save()
+            if self._buffer.version >= self._config.run.steps and not self._due(self._config.evaluation.every):
+                await self._evaluate()
+
+    async def _step(self, groups: tuple[RolloutGroup, ...]) -> None:
+        with self._clock.phase("train"):
+            samples, stats = await self._train(groups)
+        self._buffer.version += 1
+        with self._clock.phase("sync"):
+            checksum = await self._publish()
+        self._count_barren(samples)
+        rejected, self._rejected = tuple(self._rejected), []
+        dropped, self._dropped = self._dropped, Counter()
+        self._observer.step(
+            StepResult(
+                step=self._buffer.version,
+                groups=groups,
+                samples=samples,
+                rejected=rejected,
+                dropped=dropped,
+                stats=stats,
+                phases=self._clock.take(),
+                checksum=checksum,
+            )
+        )
+        if self._buffer.version % self._config.checkpoint.every == 0:
+            with self._clock.phase("checkpoint"):
+                await self._save()
+        if self._due(self._config.evaluation.every):
+            with self._clock.phase("evaluate"):
+                await self._evaluate()
+
+    async def _collect(self) -> tuple[RolloutGroup, ...]:
+        """The next batch; empty when the run is being stopped."""
+        deadline = time.monotonic() + self._config.rollout.timeout
+        landed_before = -1
+        with self._clock.phase("rollout"):
+            while not self._stopping:
+                self._raise_failure()
+                self._changed.clear()
+                groups, stale = self._buffer.take()
+                self._reject(stale)
+                if groups:
+                    return groups
+                await self._admit()
+                landed = len(self._buffer) + len(self._landed) + len(self._rejected)
+                if landed != landed_before:
+                    landed_before, deadline = landed, time.monotonic() + self._config.rollout.timeout
+                if not await self._something_changed(_HEARTBEAT):
+                    self._observer.waiting(self._diagnosis())
+                if time.monotonic() > deadline:
+                    raise PartDied(f"no rollout finished within rollout.timeout={self._config.rollout.timeout:.0f} s: {self._diagnosis()}")
+        return ()
+
+    async def _something_changed(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _diagnosis(self) -> str:
+        oldest = ", ".join(sorted(self._running)[:3])
+        return (
+            f"step {self._buffer.version + 1} waits for rollouts: {len(self._buffer)} of {self._config.rollout.prompts_per_step} groups are "
+            f"accepted, {len(self._running)} running ({oldest}), {len(self._rejected)} rejected since the last step"
+        )
+
+    async def _admit(self) -> None:
+        """Start as many groups as the staleness bound allows."""
+        async with self._admission:
+            room = self._buffer.room(running=len(self._running) + len(self._landed))
+            jobs = [self._next_job() for _ in range(room if not self._stopping else 0)]
+            if not jobs:
+                return
+            for job in jobs:
+                self._running[job.group_id] = job
+            await self._rollouts.expect(jobs if self._lockstep else ())
+            for job in jobs:
+                task = asyncio.create_task(self._run_job(job))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _next_job(self) -> GroupJob:
+        if self._restart:
+            unfinished = self._restart.pop(0)
+            index, problem = unfinished.index, unfinished.problem
+        else:
+            index, problem = self._mixture.next()
+        return GroupJob(
+            group_id=f"{index:08d}",
+            index=index,
+            problem=problem,
+            split="train",
+            n_samples=self._config.rollout.samples_per_prompt,
+            dispatch_version=self._buffer.version,
+            sampling=self._sampling,
+            seed=self._config.run.seed,
+        )
+
+    async def _run_job(self, job: GroupJob) -> None:
+        try:
+            outcome = await self._rollouts.run(job)
+            del self._running[job.group_id]
+            self._landed.append(outcome)
+            self._settle()
+            if not self._lockstep:
+                await self._admit()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._failure = self._failure or error
+        finally:
+            self._changed.set()
+
+    def _settle(self) -> None:
+        """Offer landed groups to the buffer; in lockstep only once the whole wave has landed, in index order."""
+        if self._lockstep and self._running:
+            return
+        landed, self._landed = sorted(self._landed, key=lambda outcome: outcome.job.index), []
+        for outcome in landed:
+            if outcome.group is None:
+                self._dropped[outcome.dropped] += 1
+                self._note_barren_group()
+                continue
+            rejection = self._buffer.put(outcome.group)
+            self._reject([rejection] if rejection else [])
+
+    def _reject(self, rejections: Sequence[Rejection]) -> None:
+        for rejection in rejections:
+            self._rejected.append(rejection)
+            self._dropped[rejection.reason] += 1
+            self._note_barren_group()
+
+    def _note_barren_group(self) -> None:
+        """Resampling must not go on for ever when nothing can be accepted."""
+        self._barren_groups += 1
+        limit = 2 * self._config.filters.zero_variance_patience * self._config.rollout.prompts_per_step
+        if self._barren_groups == limit // 2:
+            self._observer.say(f"the last {self._barren_groups} groups were all rejected: {dict(self._dropped)}")
+        if self._barren_groups >= limit:
+            self._failure = self._failure or RunFailed(
+                f"the last {self._barren_groups} groups were all rejected ({dict(self._dropped)}): the tasks are too easy or too hard for this "
+                "policy, or the prompts too long; change tasks, filters or model.max_prompt_tokens"
+            )
+
+    async def _train(self, groups: tuple[RolloutGroup, ...]) -> tuple[tuple[TrainSample, ...], tuple[StepStats, ...]]:
+        config = self._config
+        per_group = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens)
+        samples = tuple(sample for group, values in zip(groups, per_group, strict=True) for sample in to_samples(group, values))
+        if not samples:
+            return (), ()
+        n_rollouts = sum(len(group.rollouts) for group in groups)
+        batches = make_batches(samples, config=config, n_rollouts=n_rollouts)
+        return samples, await self._learner.train_step(batches)
+
+    async def _publish(self) -> str:
+        return await self._generators.load(await self._learner.publish(self._buffer.version), self._buffer.version)
+
+    def _count_barren(self, samples: Sequence[TrainSample]) -> None:
+        if samples:
+            self._barren_steps = self._barren_groups = 0
+            return
+        self._barren_steps += 1
+        patience = self._config.filters.zero_variance_patience
+        if self._barren_steps == patience:
+            self._observer.say(
+                f"nothing to learn from for {patience} steps: every group had equal rewards. The tasks are too easy or too hard for this policy"
+            )
+        if self._barren_steps >= 2 * patience:
+            raise RunFailed(
+                f"every group of the last {self._barren_steps} steps had equal rewards (filters.zero_variance_patience={patience}): "
+                "change the tasks, raise rollout.samples_per_prompt or sampling.temperature"
+            )
+
+    async def _save(self) -> None:
+        await self._rollouts.flush()
+        running = [*self._running.values(), *(outcome.job for outcome in self._landed)]
+        unfinished = [UnfinishedJob(index=job.index, problem=job.problem) for job in sorted(running, key=lambda job: job.index)]
+        state = LoopState(
+            version=self._buffer.version,
+            mixture=self._mixture.state(),
+            buffer=self._buffer.state(),
+            unfinished=tuple(unfinished) + tuple(self._restart),
+            barren_steps=self._barren_steps,
+            config_fingerprint=self._fingerprint,
+        )
+        await self._checkpoints.write(state, save_learner=self._learner.save)
+        self._saved_version = self._buffer.version
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self._buffer.version > 0 and self._buffer.version % every == 0
+
+    async def _evaluate(self) -> None:
+        if not self._config.evaluation.enabled:
+            return
+        report = await evaluate_heldout(
+            self._config,
+            problems=self._mixture.heldout(),
+            rollouts=self._rollouts,
+            sampling=self._sampling,
+            step=self._buffer.version,
+            seed=self._config.run.seed,
+        )
+        if report.by_env:
+            self._observer.evaluated(report)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    @contextlib.asynccontextmanager
+    async def _background(self, watch: Callable[[], Any]) -> AsyncIterator[None]:
+        """Run the generators' watch beside the ring; its failure is the run's. Ends every task on the way out."""
+
+        async def guarded() -> None:
+            try:
+                await watch()
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                self._failure = self._failure or error
+                self._changed.set()
+
+        watcher = asyncio.create_task(guarded())
+        try:
+            yield
+        finally:
+            for task in (watcher, *self._tasks):
+                task.cancel()
+            await asyncio.gather(watcher, *self._tasks, return_exceptions=True)

@@ -1,0 +1,519 @@
+"""Where everything runs: the only file that knows Ray.
+
+It wraps the logic classes into actors, starts them with the plan's thread counts, restarts rollout workers and
+generators that die, and turns a dead learner into an error. The loop sees three plain objects: `learner`, `generators`
+and `rollouts`.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from configs.schema import Config
+from rl.errors import PartDied
+from rl.plan import Plan
+from rl.records import Batch, Completion, GenerateRequest, RolloutGroup, StepStats, WeightBucket
+from rl.rollout import GroupJob, GroupOutcome
+
+_START_DEADLINE = 300.0
+_RESTARTS = 3
+"""How often one part may be restarted before the run is given up."""
+_NOISE_OFF = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DS_ACCELERATOR": "cpu",
+}
+
+
+def _threads_environment(threads: int) -> dict[str, str]:
+    count = str(threads)
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count, **_NOISE_OFF}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActorContext:
+    """What every actor needs to build its logic class."""
+
+    config: Config
+    model_path: Path
+    run_dir: Path
+    run_id: str
+    attempt: int
+
+
+class LearnerActor:
+    """One ZeRO rank."""
+
+    def __init__(self, context: ActorContext, rank: int, world_size: int, init_method: str, threads: int) -> None:
+        from rl.learner import Learner
+
+        self._learner = Learner(
+            context.config, model_path=context.model_path, rank=rank, world_size=world_size, init_method=init_method, threads=threads
+        )
+
+    def ready(self) -> bool:
+        """Answers once the engine is built."""
+        return True
+
+    def train_step(self, batches: Sequence[Batch]) -> StepStats:
+        """One optimizer step for each batch."""
+        return self._learner.train_step(batches)
+
+    def publish(self, version: int) -> list[Any]:
+        """Put this rank's partition into the object store bucket by bucket; the references."""
+        return [ray.put(bucket) for bucket in self._learner.buckets(version)]
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's state for an exact resume."""
+        self._learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
+        self._learner.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face checkpoint (all ranks take part, rank 0 writes)."""
+        self._learner.export(folder)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._learner.close()
+
+
+class GeneratorActor:
+    """One generator replica. After a restart it answers only once the current weights have reached it."""
+
+    def __init__(self, context: ActorContext, threads: int) -> None:
+        import torch
+
+        from rl.engines.torch_engine import TorchEngine
+        from rl.generator import Generator
+
+        torch.set_num_threads(threads)
+        config = context.config
+        dtype = getattr(torch, config.generator.dtype or config.model.dtype)
+        engine = TorchEngine(
+            context.model_path, dtype=dtype, slots=config.generator.slots, context_length=config.model.context_length
+        )
+        self._generator = Generator(engine, lockstep=config.rollout.max_staleness == 0)
+        self._incarnation = uuid.uuid4().hex
+        self._seeded = asyncio.Event()
+
+    async def incarnation(self) -> str:
+        """Changes when the actor was restarted."""
+        return self._incarnation
+
+    async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]:
+        """See Generator.generate."""
+        await self._seeded.wait()
+        return await self._generator.generate(request)
+
+    async def expect(self, episodes: Sequence[str]) -> None:
+        """See Generator.expect."""
+        await self._generator.expect(episodes)
+
+    async def release(self, episodes: Sequence[str]) -> None:
+        """See Generator.release."""
+        await self._generator.release(episodes)
+
+    async def begin_weights(self, version: int) -> None:
+        """See Generator.begin_weights."""
+        await self._generator.begin_weights(version)
+
+    async def load_bucket(self, bucket: WeightBucket) -> None:
+        """See Generator.load_bucket; the bucket is a view into the object store, not a copy."""
+        await self._generator.load_bucket(bucket)
+
+    async def commit_weights(self, version: int) -> str:
+        """See Generator.commit_weights."""
+        checksum = await self._generator.commit_weights(version)
+        self._seeded.set()
+        return checksum
+
+    async def pid(self) -> int:
+        """Process id, for fault injection and memory figures."""
+        return os.getpid()
+
+
+class RemoteGenerator:
+    """A generator as rollout workers see it: calls are repeated while the actor is being restarted."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]:
+        """Sample; survives restarts of the actor."""
+        return await _through_restarts(lambda: self._actor.generate.remote(request))
+
+    async def release(self, episodes: Sequence[str]) -> None:
+        """Tell the actor that these episodes have ended."""
+        await _through_restarts(lambda: self._actor.release.remote(episodes))
+
+
+class RolloutActor:
+    """One rollout worker process."""
+
+    def __init__(self, context: ActorContext, generators: Sequence[Any], writer: str) -> None:
+        from environments.registry import load_plugins
+        from rl.log.writer import RolloutWriter
+        from rl.prompt import Renderer, load_tokenizer
+        from rl.rollout import RolloutWorker
+
+        config = context.config
+        load_plugins(config.run.plugins)
+        self._writer = RolloutWriter(
+            context.run_dir, run_id=context.run_id, attempt=context.attempt, writer=writer, tokens=config.log.tokens
+        )
+        self._worker = RolloutWorker(
+            config,
+            renderer=Renderer(load_tokenizer(context.model_path)),
+            generators=[RemoteGenerator(actor) for actor in generators],
+            write_group=self._write,
+        )
+
+    def _write(self, group: RolloutGroup) -> None:
+        self._writer.write_group(group)
+
+    async def run_group(self, job: GroupJob) -> GroupOutcome:
+        """Collect one group."""
+        return await self._worker.run_group(job)
+
+    async def flush(self) -> None:
+        """Make every finished group durable in the log."""
+        self._writer.flush()
+
+    async def close(self) -> None:
+        """End graders and the writer."""
+        await self._worker.close()
+        self._writer.close()
+
+    async def pid(self) -> int:
+        """Process id, for fault injection and memory figures."""
+        return os.getpid()
+
+
+async def _through_restarts(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Repeat a call while the actor is down; a call that fails for its own reasons raises at once."""
+    for attempt in range(_RESTARTS + 1):
+        try:
+            return await call()
+        except RayActorError:
+            if attempt == _RESTARTS:
+                raise
+            await asyncio.sleep(1.0)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The exception inside a RayTaskError."""
+    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
+
+
+class LearnerGroup:
+    """All ZeRO ranks as one learner."""
+
+    def __init__(self, actors: Sequence[Any], *, timeout: float) -> None:
+        self._actors = actors
+        self._timeout = timeout
+
+    async def train_step(self, batches: Sequence[Sequence[Batch]]) -> tuple[StepStats, ...]:
+        """`batches[rank][optimizer step]`; the statistics of every rank."""
+        stats = await self._all("train_step", [actor.train_step.remote(b) for actor, b in zip(self._actors, batches, strict=True)])
+        return tuple(stats)
+
+    async def publish(self, version: int) -> list[Any]:
+        """References to every rank's buckets of this version."""
+        per_rank = await self._all("publish", [actor.publish.remote(version) for actor in self._actors])
+        return [reference for references in per_rank for reference in references]
+
+    async def save(self, folder: Path) -> None:
+        """Write every rank's state."""
+        await self._all("save", [actor.save.remote(folder) for actor in self._actors])
+
+    async def load(self, folder: Path) -> None:
+        """Restore every rank's state. Raises ValueError when the checkpoint is damaged."""
+        await self._all("load", [actor.load.remote(folder) for actor in self._actors])
+
+    async def export(self, folder: Path) -> None:
+        """Write a Hugging Face checkpoint."""
+        await self._all("export", [actor.export.remote(folder) for actor in self._actors])
+
+    async def close(self) -> None:
+        """Leave the process group; best effort."""
+        with contextlib.suppress(PartDied, RayError):
+            await self._all("close", [actor.close.remote() for actor in self._actors])
+
+    async def _all(self, action: str, references: Sequence[Any]) -> list[Any]:
+        """Wait for every rank; the first failure counts at once, since the other ranks then wait in a collective forever."""
+        tasks = [asyncio.ensure_future(_await(reference)) for reference in references]
+        done, pending = await asyncio.wait(tasks, timeout=self._timeout, return_when=asyncio.FIRST_EXCEPTION)
+        for task in pending:
+            task.cancel()
+        for rank, task in enumerate(tasks):
+            error = task.exception() if task in done else None
+            if isinstance(error, RayActorError):
+                raise PartDied(f"learner rank {rank} died during {action}: {_first_line(error)}") from error
+            if error is not None:
+                raise _cause(error)
+        if pending:
+            silent = [rank for rank, task in enumerate(tasks) if task in pending]
+            raise PartDied(f"learner ranks {silent} did not finish {action} within rollout.timeout={self._timeout:.0f} s")
+        return [task.result() for task in tasks]
+
+
+async def _await(reference: Any) -> Any:
+    return await reference
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+class GeneratorPool:
+    """All generator replicas: publishes weights, and brings a restarted replica up to date."""
+
+    def __init__(self, actors: Sequence[Any], *, timeout: float) -> None:
+        self._actors = actors
+        self._timeout = timeout
+        self._buckets: list[Any] = []
+        self._version = -1
+        self._incarnations: list[str] = [""] * len(actors)
+        self._expected: list[set[str]] = [set() for _ in actors]
+        self._load_lock = asyncio.Lock()
+        self._lost: list[int] = [0] * len(actors)
+
+    @property
+    def restarts(self) -> int:
+        """How many times a replica had to be brought back."""
+        return sum(self._lost)
+
+    async def load(self, buckets: list[Any], version: int) -> str:
+        """Swap the weights of all replicas; returns the checksum of the version.
+
+        The buckets stay in the object store until the next version, to seed replicas that restart.
+        """
+        async with self._load_lock:
+            self._buckets, self._version = buckets, version
+            sums = await asyncio.gather(*(self._load_one(i) for i in range(len(self._actors))))
+        if len(set(sums)) != 1:
+            raise PartDied(f"generators disagree on the weights of version {version}: checksums {sorted(set(sums))}")
+        return sums[0]
+
+    async def expect(self, jobs: Sequence[GroupJob]) -> None:
+        """Announce the episodes of these jobs to the replicas that will serve them."""
+        for i, actor in enumerate(self._actors):
+            mine = [episode for job in jobs if job.index % len(self._actors) == i for episode in job.episodes]
+            self._expected[i].update(mine)
+            if mine:
+                await self._deadline(_through_restarts(lambda actor=actor, mine=mine: actor.expect.remote(mine)), f"generator {i}")  # type: ignore[misc]
+
+    def finished(self, job: GroupJob) -> None:
+        """These episodes need not be announced again after a restart."""
+        self._expected[job.index % len(self._actors)].difference_update(job.episodes)
+
+    async def watch(self) -> None:
+        """Runs until cancelled: a replica that was restarted gets the current weights and its live episodes again."""
+        while True:
+            await asyncio.sleep(1.0)
+            for i, actor in enumerate(self._actors):
+                try:
+                    incarnation = await asyncio.wait_for(_await(actor.incarnation.remote()), self._timeout)
+                except RayActorError:
+                    self._lost[i] += 1
+                    if self._lost[i] > _RESTARTS:
+                        raise PartDied(f"generator {i} died {self._lost[i]} times; see the run's library.log") from None
+                    continue
+                except TimeoutError:
+                    raise PartDied(f"generator {i} did not answer within rollout.timeout={self._timeout:.0f} s") from None
+                if incarnation != self._incarnations[i]:
+                    async with self._load_lock:
+                        await self._load_one(i)
+
+    async def _load_one(self, i: int) -> str:
+        async def load() -> str:
+            actor = self._actors[i]
+            self._incarnations[i] = await actor.incarnation.remote()
+            if self._expected[i]:
+                await actor.expect.remote(sorted(self._expected[i]))
+            await actor.begin_weights.remote(self._version)
+            for bucket in self._buckets:
+                await actor.load_bucket.remote(bucket)
+            return str(await actor.commit_weights.remote(self._version))
+
+        return str(await self._deadline(_through_restarts(load), f"generator {i} (weights of version {self._version})"))
+
+    async def _deadline(self, call: Awaitable[Any], what: str) -> Any:
+        try:
+            return await asyncio.wait_for(call, self._timeout)
+        except TimeoutError:
+            raise PartDied(f"{what} did not answer within rollout.timeout={self._timeout:.0f} s") from None
+        except RayActorError as error:
+            raise PartDied(f"{what} died and could not be restarted: {_first_line(error)}") from error
+        except RayTaskError as error:
+            raise _cause(error) from error
+
+
+class RolloutPool:
+    """All rollout workers: sends each job to the least busy one and replaces workers that die."""
+
+    def __init__(self, make_actor: Callable[[str], Any], *, count: int, generators: GeneratorPool) -> None:
+        self._make_actor = make_actor
+        self._generators = generators
+        self._actors = [make_actor(f"w{i}") for i in range(count)]
+        self._load = [0] * count
+        self.restarts = 0
+
+    @property
+    def actors(self) -> Sequence[Any]:
+        """The current actor handles."""
+        return tuple(self._actors)
+
+    async def expect(self, jobs: Sequence[GroupJob]) -> None:
+        """Announce jobs before the first of them is run (strictly on-policy runs start a whole wave together)."""
+        await self._generators.expect(jobs)
+
+    async def run(self, job: GroupJob) -> GroupOutcome:
+        """Collect one group; started again on another worker when its worker dies."""
+        for attempt in range(_RESTARTS + 1):
+            i = min(range(len(self._actors)), key=lambda k: self._load[k])
+            actor = self._actors[i]
+            self._load[i] += 1
+            try:
+                outcome: GroupOutcome = await actor.run_group.remote(job)
+                self._generators.finished(job)
+                return outcome
+            except RayActorError as error:
+                if attempt == _RESTARTS:
+                    raise PartDied(f"rollout worker {i} died {attempt + 1} times on group {job.group_id}: {_first_line(error)}") from error
+                if self._actors[i] is actor:
+                    self.restarts += 1
+                    self._actors[i] = self._make_actor(f"w{i}r{self.restarts}")
+            except RayTaskError as error:
+                raise _cause(error) from error
+            finally:
+                self._load[i] -= 1
+        raise AssertionError("unreachable")
+
+    async def flush(self) -> None:
+        """Make every finished group durable."""
+        for actor in self._actors:
+            with contextlib.suppress(RayActorError):
+                await actor.flush.remote()
+
+    async def close(self) -> None:
+        """End graders and writers; best effort."""
+        for actor in self._actors:
+            with contextlib.suppress(RayError):
+                await actor.close.remote()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """The running parts of one job."""
+
+    learner: LearnerGroup | None
+    generators: GeneratorPool
+    rollouts: RolloutPool
+    handles: "Handles"
+
+    async def close(self) -> None:
+        """End everything that was started, in the order that loses nothing."""
+        await self.rollouts.close()
+        if self.learner is not None:
+            await self.learner.close()
+        ray.shutdown()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handles:
+    """Raw actor handles, for fault injection."""
+
+    learners: tuple[Any, ...]
+    generators: tuple[Any, ...]
+
+
+def start_ray(plan: Plan, *, model_bytes: int) -> None:
+    """Join the cluster that RAY_ADDRESS names, else start one on this machine that listens on loopback only."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="ERROR")
+        return
+    logical = plan.ranks * plan.learner_threads + plan.replicas * plan.generator_threads + plan.workers
+    ray.init(
+        num_cpus=logical,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _node_ip_address="127.0.0.1",
+        # Two versions of the weights (the one being swapped in and the one that seeds restarts) and the rollouts in flight.
+        object_store_memory=int(2.5 * model_bytes) + (256 << 20),
+    )
+
+
+def free_port() -> int:
+    """A free TCP port on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool) -> Cluster:
+    """Start all actors and wait until the generators and learner ranks are built. `start_ray` must have run."""
+    config = context.config
+    timeout = config.rollout.timeout
+    generator_class = ray.remote(GeneratorActor).options(
+        num_cpus=plan.generator_threads,
+        max_restarts=_RESTARTS,
+        max_concurrency=1000,
+        runtime_env={"env_vars": _threads_environment(plan.generator_threads)},
+    )
+    generators = tuple(generator_class.remote(context, plan.generator_threads) for _ in range(plan.replicas))
+    learners: tuple[Any, ...] = ()
+    if with_learner:
+        learner_class = ray.remote(LearnerActor).options(
+            num_cpus=plan.learner_threads, runtime_env={"env_vars": _threads_environment(plan.learner_threads)}
+        )
+        init_method = f"tcp://127.0.0.1:{free_port()}"
+        learners = tuple(
+            learner_class.remote(context, rank, plan.ranks, init_method, plan.learner_threads) for rank in range(plan.ranks)
+        )
+    worker_class = ray.remote(RolloutActor).options(
+        num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": _threads_environment(1)}
+    )
+    pool = GeneratorPool(generators, timeout=timeout)
+    rollouts = RolloutPool(lambda name: worker_class.remote(context, generators, name), count=plan.workers, generators=pool)
+    group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE)) if with_learner else None
+    cluster = Cluster(
+        learner=group, generators=pool, rollouts=rollouts, handles=Handles(learners=learners, generators=generators)
+    )
+    await _started("generator", [actor.incarnation.remote() for actor in generators])
+    await _started("learner rank", [actor.ready.remote() for actor in learners])
+    await _started("rollout worker", [actor.pid.remote() for actor in rollouts.actors])
+    return cluster
+
+
+async def _started(what: str, references: Sequence[Any]) -> None:
+    for i, reference in enumerate(references):
+        try:
+            await asyncio.wait_for(_await(reference), _START_DEADLINE)
+        except TimeoutError:
+            raise PartDied(f"{what} {i} did not start within {_START_DEADLINE:.0f} s") from None
+        except RayTaskError as error:
+            raise _cause(error) from error
+        except RayActorError as error:
+            cause = error.cause if hasattr(error, "cause") and isinstance(error.cause, BaseException) else None
+            inner = _cause(cause) if cause else None
+            if isinstance(inner, (ValueError, OSError)):
+                raise inner from error
+            raise PartDied(f"{what} {i} could not start: {_first_line(error)}") from error

@@ -1,0 +1,265 @@
+"""The rollout worker: a problem goes in, a group of scored rollouts comes out.
+
+It consumes `GroupJob`s from the loop, waits for the generator, the environment and the grader, and unblocks the buffer.
+All samples of a group share their first prompt, so the generator prefills it once. A rollout that fails by
+infrastructure is repeated, then recorded with no reward; errors never leave this boundary as exceptions.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from configs.schema import Config
+from environments.protocol import Environment
+from environments.records import Episode, Message, Problem, StopReason
+from environments.registry import make_environment
+from rewards.registry import make_grader
+from rewards.score import Grader, Score, ScoreStatus
+from rl.prompt import Renderer
+from rl.records import Completion, GenerateRequest, Rollout, RolloutGroup, Sampling, Turn
+from rl.seeds import derive_seed
+
+
+class GeneratorClient(Protocol):
+    """How a worker reaches the generator that serves a group."""
+
+    async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]: ...
+    async def release(self, episodes: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupJob:
+    """One group to collect."""
+
+    group_id: str
+    index: int
+    problem: Problem
+    split: str
+    """`train` or `heldout`."""
+    n_samples: int
+    dispatch_version: int
+    sampling: Sampling
+    seed: int
+    """Run seed for this group's randomness."""
+
+    @property
+    def episodes(self) -> tuple[str, ...]:
+        """Rollout ids of the samples."""
+        return tuple(f"{self.group_id}-{sample}" for sample in range(self.n_samples))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupOutcome:
+    """What became of a job."""
+
+    job: GroupJob
+    group: RolloutGroup | None
+    """None when the job was dropped before it started."""
+    dropped: str = ""
+    """Why there is no group, for example `prompt_too_long`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Trajectory:
+    """A rollout in the making."""
+
+    sample: int
+    rollout_id: str
+    environment: Environment
+    messages: list[Message] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    pending_context_P: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Rendered environment tokens that the policy has not answered yet."""
+    stop_reason: StopReason | None = None
+    error: BaseException | None = None
+    timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "environment": 0.0, "score": 0.0})
+
+    def context(self) -> np.ndarray:
+        """int32[P]: everything so far, as the generator must see it."""
+        parts = [array for turn in self.turns for array in (turn.context_ids_P, turn.completion.token_ids_T)]
+        return np.concatenate([*parts, self.pending_context_P]).astype(np.int32)
+
+    def fail(self, error: BaseException) -> None:
+        """End the episode by an infrastructure failure."""
+        self.error = error
+        self.stop_reason = StopReason.ERROR
+
+
+class RolloutWorker:
+    """Collects groups, many at a time. One instance a process."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        renderer: Renderer,
+        generators: Sequence[GeneratorClient],
+        write_group: Callable[[RolloutGroup], None],
+    ) -> None:
+        self._config = config
+        self._renderer = renderer
+        self._generators = generators
+        self._write_group = write_group
+        self._graders: dict[str, Grader] = {}
+
+    async def run_group(self, job: GroupJob) -> GroupOutcome:
+        """Collect all samples of a job, write them to the log and return them."""
+        client = self._generators[job.index % len(self._generators)]
+        try:
+            prompt = self._renderer.render_prompt(job.problem.task.prompt)
+            if len(prompt) > self._config.model.max_prompt_tokens:
+                return GroupOutcome(job=job, group=None, dropped="prompt_too_long")
+            rollouts: dict[int, Rollout] = {}
+            todo = list(range(job.n_samples))
+            for attempt in range(self._config.rollout.retries + 1):
+                for rollout in await self._attempt(job, todo, client=client, attempt=attempt):
+                    rollouts[rollout.sample_index] = rollout
+                todo = [i for i in todo if rollouts[i].score.status is ScoreStatus.INFRA]
+                if not todo:
+                    break
+        finally:
+            await client.release(job.episodes)
+        group = RolloutGroup(
+            group_id=job.group_id,
+            index=job.index,
+            problem=job.problem,
+            split=job.split,
+            dispatch_version=job.dispatch_version,
+            rollouts=tuple(rollouts[i] for i in range(job.n_samples)),
+        )
+        self._write_group(group)
+        return GroupOutcome(job=job, group=group)
+
+    async def close(self) -> None:
+        """Close the graders."""
+        for grader in self._graders.values():
+            await grader.close()
+
+    async def _attempt(self, job: GroupJob, samples: Sequence[int], *, client: GeneratorClient, attempt: int) -> list[Rollout]:
+        trajectories = [
+            _Trajectory(sample=i, rollout_id=job.episodes[i], environment=make_environment(job.problem.task)) for i in samples
+        ]
+        await asyncio.gather(*(self._reset(trajectory) for trajectory in trajectories))
+        await self._first_turn(job, trajectories, client=client, attempt=attempt)
+        return list(await asyncio.gather(*(self._continue(job, t, client=client, attempt=attempt) for t in trajectories)))
+
+    async def _reset(self, trajectory: _Trajectory) -> None:
+        started = time.monotonic()
+        try:
+            trajectory.messages = list(await trajectory.environment.reset())
+            trajectory.pending_context_P = self._renderer.render_prompt(trajectory.messages)
+        except Exception as error:
+            trajectory.fail(error)
+        trajectory.timings["environment"] += time.monotonic() - started
+
+    async def _first_turn(self, job: GroupJob, trajectories: Sequence[_Trajectory], *, client: GeneratorClient, attempt: int) -> None:
+        """One request for each distinct opening prompt, so that samples share its prefill."""
+        by_prompt: dict[bytes, list[_Trajectory]] = {}
+        for trajectory in trajectories:
+            if trajectory.stop_reason is None:
+                by_prompt.setdefault(trajectory.pending_context_P.tobytes(), []).append(trajectory)
+        await asyncio.gather(*(self._generate(job, same, client=client, attempt=attempt) for same in by_prompt.values()))
+
+    async def _generate(self, job: GroupJob, trajectories: Sequence[_Trajectory], *, client: GeneratorClient, attempt: int) -> None:
+        """Sample the next turn of trajectories that have the same context."""
+        turn = len(trajectories[0].turns)
+        request = GenerateRequest(
+            key=f"{job.group_id}.{turn:04d}.{trajectories[0].sample:04d}.{attempt}",
+            episodes=tuple(t.rollout_id for t in trajectories),
+            prompt_ids_P=trajectories[0].context(),
+            seeds=tuple(derive_seed(job.seed, job.problem.task.id, job.group_id, t.sample, turn) for t in trajectories),
+            sampling=job.sampling,
+        )
+        started, began = time.time(), time.monotonic()
+        try:
+            completions = await client.generate(request)
+        except Exception as error:
+            for trajectory in trajectories:
+                trajectory.fail(error)
+            return
+        ended, seconds = time.time(), time.monotonic() - began
+        for trajectory, completion in zip(trajectories, completions, strict=True):
+            text = self._renderer.decode(completion.token_ids_T)
+            context, trajectory.pending_context_P = trajectory.pending_context_P, np.zeros(0, np.int32)
+            trajectory.turns.append(Turn(context_ids_P=context, completion=completion, text=text, started=started, ended=ended))
+            trajectory.timings["generate"] += seconds
+
+    async def _continue(self, job: GroupJob, trajectory: _Trajectory, *, client: GeneratorClient, attempt: int) -> Rollout:
+        """Play the episode from its first sampled turn to the end, then grade it."""
+        try:
+            while trajectory.stop_reason is None:
+                await self._environment_step(trajectory)
+                if trajectory.stop_reason is None:
+                    await self._generate(job, [trajectory], client=client, attempt=attempt)
+        finally:
+            await self._timed(trajectory, "environment", trajectory.environment.close)
+        return Rollout(
+            rollout_id=trajectory.rollout_id,
+            sample_index=trajectory.sample,
+            seed=derive_seed(job.seed, job.problem.task.id, job.group_id, trajectory.sample, 0),
+            turns=tuple(trajectory.turns),
+            messages=tuple(trajectory.messages),
+            score=await self._score(job, trajectory),
+            stop_reason=trajectory.stop_reason or StopReason.ERROR,
+            error_type=type(trajectory.error).__name__ if trajectory.error else "",
+            timings=dict(trajectory.timings),
+        )
+
+    async def _environment_step(self, trajectory: _Trajectory) -> None:
+        """Show the last turn to the environment and render its answer."""
+        action = Message(role="assistant", content=trajectory.turns[-1].text)
+        before = tuple(trajectory.messages)
+        trajectory.messages.append(action)
+        cut = trajectory.turns[-1].completion.stop_reason
+        started = time.monotonic()
+        try:
+            result = await trajectory.environment.step(action)
+            if result.done:
+                # How the completion ended says more than "done" when the model ran out of tokens.
+                trajectory.stop_reason = cut if cut is not StopReason.STOP_TOKEN else (result.stop_reason or StopReason.DONE)
+            elif cut is StopReason.CONTEXT_FULL:
+                trajectory.stop_reason = cut
+            elif len(trajectory.turns) >= self._config.rollout.max_turns:
+                trajectory.stop_reason = StopReason.MAX_TURNS
+            else:
+                trajectory.messages.extend(result.messages)
+                trajectory.pending_context_P = self._renderer.render_continuation(result.messages, after=(*before, action))
+                if len(trajectory.context()) >= self._config.model.context_length:
+                    trajectory.stop_reason = StopReason.CONTEXT_FULL
+        except Exception as error:
+            trajectory.fail(error)
+        trajectory.timings["environment"] += time.monotonic() - started
+
+    async def _score(self, job: GroupJob, trajectory: _Trajectory) -> Score:
+        if trajectory.error is not None:
+            return Score(reward=None, status=ScoreStatus.INFRA, reason=f"{type(trajectory.error).__name__}: {trajectory.error}"[:500])
+        episode = Episode(
+            messages=tuple(trajectory.messages),
+            stop_reason=trajectory.stop_reason or StopReason.DONE,
+            n_sampled_tokens=sum(len(turn.completion.token_ids_T) for turn in trajectory.turns),
+        )
+        started = time.monotonic()
+        try:
+            grader = self._graders.get(job.problem.task.env)
+            if grader is None:
+                grader = self._graders[job.problem.task.env] = make_grader(job.problem.task.env)
+            score = await grader.grade(job.problem, episode)
+        except Exception as error:
+            trajectory.error = error
+            score = Score(reward=None, status=ScoreStatus.INFRA, reason=f"{type(error).__name__}: {error}"[:500])
+        trajectory.timings["score"] += time.monotonic() - started
+        return score
+
+    async def _timed(self, trajectory: _Trajectory, phase: str, action: Callable[[], Awaitable[None]]) -> None:
+        """Run a clean-up; its failure is recorded on the trajectory only if nothing failed before."""
+        started = time.monotonic()
+        try:
+            await action()
+        except Exception as error:
+            if trajectory.error is None:
+                trajectory.fail(error)
+        trajectory.timings[phase] += time.monotonic() - started
