@@ -1,0 +1,149 @@
+"""The policy as the learner sees it: a Hugging Face causal LM that scores response tokens of shared-prompt rows.
+
+It does not sample, load checkpoints or know about DeepSpeed. Axis suffixes as in `rl/records.py`: B rows, L row length,
+N response tokens, H hidden size, V vocabulary, C response tokens of one chunk of the head.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SUPPORTED = ("llama", "cwm")
+"""`model_type` of the configurations that `Policy` accepts."""
+
+
+def visibility(positions_BL: Tensor, segments_BL: Tensor, *, window: int | None) -> Tensor:
+    """Which keys each query sees in rows of one shared prompt and several samples.
+
+    A key is visible when it belongs to the prompt (segment 0) or to the query's own segment, does not lie ahead of the
+    query and, with a sliding window, lies fewer than `window` positions behind it. Padding (segment -1) is seen by nobody
+    but itself: every softmax row keeps at least one finite entry.
+
+    Returns:
+        bool[B, L, L], queries first.
+    """
+    key_segment, query_segment = segments_BL[:, None, :], segments_BL[:, :, None]
+    distance = positions_BL[:, :, None] - positions_BL[:, None, :]
+    visible = ((key_segment == 0) | (key_segment == query_segment)) & (key_segment >= 0) & (query_segment >= 0) & (distance >= 0)
+    if window is not None:
+        visible &= distance < window
+    return visible | torch.eye(segments_BL.shape[1], dtype=torch.bool, device=segments_BL.device)
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """bool[B, L, L] to the [B, 1, L, L] mask that is added to attention scores: 0 or the lowest finite number."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """log softmax(hidden @ weight.T) at the targets, and its entropy, `chunk` tokens at a time in both directions.
+
+    The backward pass recomputes each chunk's logits: with p = softmax(logits) and upstream gradient g,
+    d logits = g * (onehot(target) - p). The entropy carries no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+        logprobs_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_NH.device)
+        entropies_N = torch.empty_like(logprobs_N)
+        for start in range(0, len(targets_N), chunk):
+            rows = slice(start, start + chunk)
+            logp_CV = torch.log_softmax(hidden_NH[rows] @ weight_VH.T, dim=-1, dtype=torch.float32)
+            logprobs_N[rows] = logp_CV.gather(1, targets_N[rows, None])[:, 0]
+            entropies_N[rows] = -torch.linalg.vecdot(logp_CV.exp(), logp_CV)
+        ctx.save_for_backward(hidden_NH, weight_VH, targets_N)
+        ctx.chunk = chunk
+        ctx.mark_non_differentiable(entropies_N)
+        return logprobs_N, entropies_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        hidden_NH, weight_VH, targets_N = ctx.saved_tensors
+        grad_N = grads[0]
+        grad_hidden_NH = torch.empty_like(hidden_NH)
+        grad_weight_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(targets_N), ctx.chunk):
+            rows = slice(start, start + ctx.chunk)
+            hidden_CH, grad_C1, target_C1 = hidden_NH[rows], grad_N[rows, None], targets_N[rows, None]
+            grad_logits_CV = torch.softmax(hidden_CH @ weight_VH.T, dim=-1, dtype=torch.float32).mul_(-grad_C1)
+            grad_logits_CV.scatter_add_(1, target_C1, grad_C1)
+            grad_CV = grad_logits_CV.to(weight_VH.dtype)
+            del grad_logits_CV
+            grad_hidden_NH[rows] = grad_CV @ weight_VH
+            if grad_weight_VH is not None:
+                grad_weight_VH.addmm_(grad_CV.T, hidden_CH)
+        return grad_hidden_NH, grad_weight_VH, None, None
+
+
+class ChunkedHead(nn.Module):
+    """The output projection with a log softmax that never holds N x V numbers.
+
+    It owns the language model's own `lm_head.weight` parameter, so that hooks around this module (ZeRO-3's gathers)
+    find it in both directions, tied to the embeddings or not.
+    """
+
+    def __init__(self, weight: nn.Parameter, *, chunk: int) -> None:
+        super().__init__()
+        self.weight = weight
+        self.chunk = chunk
+
+    def forward(self, hidden_NH: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw (temperature 1) log-probabilities of the targets and entropies, both float32[N] in nats; the latter detached."""
+        return _ChunkedLogprobs.apply(hidden_NH, self.weight, targets_N, self.chunk)
+
+
+class Policy(nn.Module):
+    """Scores the response tokens of a micro-batch with a Llama or CWM causal LM."""
+
+    def __init__(self, model: nn.Module, *, chunk: int, checkpointing: bool = False) -> None:
+        """
+        Args:
+            model: a `LlamaForCausalLM` or `CwmForCausalLM`; its weights are used, not copied.
+            chunk: response tokens whose logits exist at a time.
+            checkpointing: recompute each layer's activations in the backward pass.
+
+        Raises:
+            ValueError: an architecture outside `SUPPORTED`, or an output projection with a bias.
+        """
+        super().__init__()
+        config: Any = model.config
+        if config.model_type not in SUPPORTED:
+            raise ValueError(f"model_type {config.model_type!r} is not supported; use one of {', '.join(SUPPORTED)}")
+        language_model: Any = model
+        if language_model.lm_head.bias is not None:
+            raise ValueError("the model's lm_head has a bias; only bias-free heads are supported")
+        self.config = config
+        self.backbone: Any = language_model.model
+        self.head = ChunkedHead(language_model.lm_head.weight, chunk=chunk)
+        self.backbone.set_attn_implementation("sdpa")
+        self.layer_types: tuple[str, ...] = tuple(getattr(config, "layer_types", None) or ())
+        if checkpointing:
+            self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def forward(
+        self, token_ids_BL: Tensor, positions_BL: Tensor, segments_BL: Tensor, source_N: Tensor, targets_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Raw log-probabilities and entropies of the response tokens, float32[N] in nats; see `rl.records.MicroBatch`.
+
+        Entropies are detached. Temperature is not applied.
+        """
+        hidden_BLH = self.backbone(
+            input_ids=token_ids_BL,
+            position_ids=positions_BL,
+            attention_mask=self._masks(positions_BL, segments_BL),
+            use_cache=False,
+        ).last_hidden_state
+        return self.head(hidden_BLH.flatten(0, 1).index_select(0, source_N), targets_N)
+
+    def _masks(self, positions_BL: Tensor, segments_BL: Tensor) -> Tensor | dict[str, Tensor]:
+        """The additive mask of every layer type, in the form that the backbone takes ready-made."""
+        dtype = self.backbone.norm.weight.dtype
+        full = additive(visibility(positions_BL, segments_BL, window=None), dtype)
+        if self.config.model_type != "cwm":
+            return full
+        masks = {"full_attention": full}
+        if "sliding_attention" in self.layer_types:
+            masks["sliding_attention"] = additive(visibility(positions_BL, segments_BL, window=self.config.sliding_window), dtype)
+        return masks

@@ -1,0 +1,165 @@
+"""Moves one version of the weights from ZeRO partitions into a generator's parameters, bucket by bucket.
+
+    learner rank: partition pieces ─► pack ─► WeightBucket ─► (object store, collective) ─► WeightReceiver ─► parameters in place
+
+Neither side ever holds a second copy of the model: the sender's buckets are views of its own partition where no conversion
+is needed, and the receiver writes each slice straight into the flattened parameter. Transport is not done here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from rl.records import WeightBucket, WeightSlice
+
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Sync precisions by their name in `WeightBucket.dtype`."""
+
+
+class WeightSyncError(RuntimeError):
+    """A bucket, or a whole version, that must not be used for sampling. The message names the parameter and the version."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Piece:
+    """What a rank holds of one parameter."""
+
+    name: str
+    """Hugging Face state-dict name."""
+    start: int
+    """First element in the flattened parameter."""
+    values: Tensor
+    """Flat and contiguous; any floating dtype, any device."""
+
+
+def checksum(slices: Sequence[WeightSlice]) -> int:
+    """xxh3_64 over names, starts and bytes of the slices in order."""
+    digest = xxhash.xxh3_64()
+    for piece in slices:
+        digest.update(f"{piece.name}:{piece.start}:".encode())
+        digest.update(piece.values.data)
+    return digest.intdigest()
+
+
+def pack(pieces: Iterable[Piece], *, version: int, rank: int, dtype: str, bucket_bytes: int) -> Iterator[WeightBucket]:
+    """Cut a rank's pieces into buckets of at most `bucket_bytes` (one element at least).
+
+    Slices of CPU tensors that have the sync dtype already are views: ship or copy a bucket before the next optimizer step.
+    A rank that holds nothing still yields one empty bucket, so that every rank's end is seen.
+    """
+    capacity = max(1, bucket_bytes // DTYPES[dtype].itemsize)
+    index, filled, slices = 0, 0, list[WeightSlice]()
+    for piece in pieces:
+        offset = 0
+        while offset < piece.values.numel():
+            if filled == capacity:
+                yield _bucket(slices, version=version, rank=rank, index=index, last=False, dtype=dtype)
+                index, filled, slices = index + 1, 0, []
+            count = min(piece.values.numel() - offset, capacity - filled)
+            values = piece.values[offset : offset + count].detach().to(device="cpu", dtype=DTYPES[dtype])
+            slices.append(WeightSlice(name=piece.name, start=piece.start + offset, values=_bytes(values), count=count))
+            offset, filled = offset + count, filled + count
+    yield _bucket(slices, version=version, rank=rank, index=index, last=True, dtype=dtype)
+
+
+def _bucket(slices: list[WeightSlice], *, version: int, rank: int, index: int, last: bool, dtype: str) -> WeightBucket:
+    return WeightBucket(version=version, rank=rank, index=index, last=last, dtype=dtype, slices=tuple(slices), checksum=checksum(slices))
+
+
+def _bytes(values: Tensor) -> np.ndarray:
+    """uint8 view of a flat contiguous CPU tensor (numpy has no bfloat16)."""
+    return values.view(torch.uint8).numpy()
+
+
+class WeightReceiver:
+    """Writes a version's buckets into a generator's parameters, in place and checked.
+
+    Call order: `begin`, `apply` for every bucket of every rank in any order, `finish`.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        """
+        Args:
+            parameters: by Hugging Face state-dict name. Each may be a row view into a fused weight, but must be
+                contiguous itself: slices are written through `view(-1)`.
+        """
+        self._flat: dict[str, Tensor] = {}
+        for name, parameter in parameters.items():
+            assert parameter.is_contiguous(), f"parameter {name} is not contiguous by rows"
+            self._flat[name] = parameter.detach().view(-1)
+        self._version: int | None = None
+        self._written: dict[str, list[tuple[int, int]]] = {}
+
+    def begin(self, version: int) -> None:
+        """Start receiving `version`; whatever an interrupted version has left behind is overwritten by this one."""
+        self._version = version
+        self._written = {name: [] for name in self._flat}
+
+    def apply(self, bucket: WeightBucket) -> None:
+        """Verify a bucket and write its slices.
+
+        Raises:
+            WeightSyncError: another version than the one begun, a wrong checksum, an unknown dtype or parameter, or a
+                slice that does not fit its parameter. Nothing of the bucket is written then.
+        """
+        where = f"bucket {bucket.index} of rank {bucket.rank}, version {bucket.version}"
+        if bucket.version != self._version:
+            raise WeightSyncError(f"{where}: the receiver is at version {self._version}")
+        if bucket.dtype not in DTYPES:
+            raise WeightSyncError(f"{where}: unknown dtype {bucket.dtype!r}")
+        itemsize = DTYPES[bucket.dtype].itemsize
+        for piece in bucket.slices:
+            if piece.name not in self._flat:
+                raise WeightSyncError(f"{where}: the generator has no parameter {piece.name}")
+            size = self._flat[piece.name].numel()
+            if piece.start < 0 or piece.start + piece.count > size or piece.values.nbytes != piece.count * itemsize:
+                raise WeightSyncError(
+                    f"{where}: {piece.values.nbytes} bytes for elements {piece.start}..{piece.start + piece.count} "
+                    f"do not fit parameter {piece.name} of {size} elements"
+                )
+        if checksum(bucket.slices) != bucket.checksum:
+            names = f"{bucket.slices[0].name} .. {bucket.slices[-1].name}" if bucket.slices else "no parameter"
+            raise WeightSyncError(f"{where}: the checksum does not match its content ({names})")
+        for piece in bucket.slices:
+            self._write(piece, DTYPES[bucket.dtype])
+            self._written[piece.name].append((piece.start, piece.start + piece.count))
+
+    def _write(self, piece: WeightSlice, dtype: torch.dtype) -> None:
+        target = self._flat[piece.name][piece.start : piece.start + piece.count]
+        if target.dtype == dtype and target.device.type == "cpu":
+            np.copyto(_bytes(target), piece.values)
+            return
+        # Received buffers are read-only, which torch does not accept; the copy lives for one slice only.
+        target.copy_(torch.from_numpy(piece.values.copy()).view(dtype))
+
+    def finish(self) -> str:
+        """End the version: every element of every parameter must have been written exactly once.
+
+        Returns:
+            16 hexadecimal digits: xxh3_64 over names and bytes of all parameters in name order, as they now are in
+            memory. It does not depend on the number of ranks or on the bucket size.
+
+        Raises:
+            WeightSyncError: a parameter has a gap or was written twice, or no version was begun.
+        """
+        if self._version is None:
+            raise WeightSyncError("finish without begin")
+        for name, flat in self._flat.items():
+            position = 0
+            for start, stop in sorted(self._written[name]):
+                if start != position:
+                    problem = "was not received" if start > position else "was received twice"
+                    raise WeightSyncError(f"version {self._version}: element {min(start, position)} of parameter {name} {problem}")
+                position = stop
+            if position != flat.numel():
+                raise WeightSyncError(f"version {self._version}: element {position} of parameter {name} was not received")
+        self._version = None
+        digest = xxhash.xxh3_64()
+        for name in sorted(self._flat):
+            digest.update(f"{name}:".encode())
+            digest.update(_bytes(self._flat[name].cpu()).data)
+        return digest.hexdigest()
