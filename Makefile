@@ -1,0 +1,45 @@
+# make quickstart   create the environment, install, train the tiny model (configs/quickstart.yaml)
+# make test         create the environment, install, run the tests
+# make lint         style and types
+# make setup        only create the environment and install
+# make quickstart-base   train the quickstart's base model again (see rl/quickstart_base.py)
+
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+READY := $(VENV)/.ready-dev
+READY_TRACKERS := $(VENV)/.ready-trackers
+
+.PHONY: quickstart quickstart-base test lint setup
+.DEFAULT_GOAL := quickstart
+
+quickstart: $(READY)
+	$(VENV)/bin/rl train configs/quickstart.yaml --clean
+
+quickstart-base: $(READY)
+	$(VENV)/bin/python -m rl.quickstart_base
+
+test: $(READY_TRACKERS)
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+setup: $(READY)
+
+$(READY): setup.py
+	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or newer is needed, and neither python3.11 nor python3 is one" >&2; exit 1; }
+	@.ci/system "$(PYTHON)"
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { echo "setup: creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
+	@echo "setup: installing the project and its dependencies (about 2 GB, some minutes the first time)"
+	@$(PIP) install --quiet --progress-bar off --editable '.[dev]'
+	@touch $@
+
+$(READY_TRACKERS): $(READY)
+	@echo "setup: installing the optional trackers"
+	@$(PIP) install --quiet --progress-bar off --editable '.[dev,trackers]'
+	@touch $@
