@@ -1,0 +1,47 @@
+"""From a run's configuration to its mixture of tasks."""
+
+from configs.schema import Config, TaskConfig
+from environments.registry import check_environment, load_plugins, plugin_source
+from environments.sources.base import ProblemSource
+from environments.sources.hf import HfSource
+from environments.sources.jsonl import JsonlSource
+from environments.sources.mixture import Mixture, MixturePart
+from environments.sources.programs import ProgramSource
+from environments.sources.reasoning_gym_source import ReasoningGymSource
+
+
+def build_tasks(config: Config) -> Mixture:
+    """The mixture of all configured task sources, at its first index.
+
+    Raises ValueError that names the source, and the file and line where there is one, for anything unusable: all data is
+    read and checked here, before a run starts.
+    """
+    load_plugins(config.run.plugins)
+    parts = []
+    for name, task in config.tasks.items():
+        try:
+            check_environment(task.env)
+        except ValueError as error:
+            raise ValueError(f"tasks.{name}.env: {error}") from None
+        source = build_source(name, config=task, seed=config.run.seed)
+        parts.append(MixturePart(name=name, source=source, weight=task.weight, heldout=task.heldout, limit=task.limit))
+    return Mixture(parts, seed=config.run.seed)
+
+
+def build_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:
+    """One task source; `name` is its key in the configuration, `seed` the run's."""
+    if config.kind == "jsonl":
+        return JsonlSource(name, config=config)
+    if config.kind == "hf":
+        return HfSource(name, config=config)
+    if config.kind == "reasoning_gym":
+        return ReasoningGymSource(name, config=config, seed=seed)
+    if config.kind == "programs":
+        return ProgramSource(name, config=config, seed=seed)
+    if config.kind == "plugin":
+        try:
+            factory = plugin_source(config.path or "")
+        except ValueError as error:
+            raise ValueError(f"tasks.{name}.path: {error}; run.plugins must name the file that registers it") from None
+        return factory(name, config=config, seed=seed)
+    raise ValueError(f"tasks.{name}.kind is {config.kind!r}; it must be jsonl, hf, reasoning_gym, programs or plugin")

@@ -1,0 +1,149 @@
+"""From a row of data to a `Problem`: the prompt template, and which fields stay hidden from the policy."""
+
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from configs.schema import TaskConfig
+from environments.records import Json, Message, Problem, Task
+from environments.registry import unknown
+
+HIDDEN_FIELDS = ("answer", "tests", "check", "solution", "expected", "reference")
+"""Fields that go to the grader and may not appear in a prompt."""
+ANSWER_ENVS = ("math", "code_output")
+"""Environments whose graders compare with `reference['answer']`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+    """A parsed template: literal text and `{field}` placeholders, nothing else of Python's format language."""
+
+    parts: tuple[tuple[str, str | None], ...]
+    """Pairs of literal text and the field that follows it (None at the end)."""
+
+    @classmethod
+    def parse(cls, text: str, *, where: str, hidden: tuple[str, ...]) -> "PromptTemplate":
+        """Parse `text`; `where` names the config field. Raises ValueError for anything but plain, visible fields."""
+        try:
+            pieces = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise ValueError(f"{where} {text!r} is not a template: {error}; write {{{{ and }}}} for literal braces") from None
+        parts = []
+        for literal, name, spec, conversion in pieces:
+            # a name such as `a.b` or `a[0]` would reach into the value: only whole fields are allowed
+            if name is not None and (not name or spec or conversion or set(name) & set(".[]{}")):
+                raise ValueError(f"{where} {text!r}: {{{name}}} is not a plain field name; use {{field}}, and {{{{ }}}} for literal braces")
+            if name in hidden:
+                raise ValueError(f"{where} {text!r} shows the hidden field {name!r} to the policy; leave it out or rename it in the data")
+            parts.append((literal, name))
+        return cls(parts=tuple(parts))
+
+    def render(self, row: Mapping[str, Json], *, where: str) -> str:
+        """Fill in the row's values as they are. Raises ValueError for a missing or null field and for an empty result."""
+        pieces = []
+        for literal, name in self.parts:
+            pieces.append(literal)
+            if name is None:
+                continue
+            if name not in row:
+                raise ValueError(f"{where}: {unknown('field', name, row)} (asked for by the prompt template)")
+            value = row[name]
+            if value is None:
+                raise ValueError(f"{where}: field {name!r} is null, but the prompt template needs it")
+            pieces.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        prompt = "".join(pieces)
+        if not prompt.strip():
+            raise ValueError(f"{where}: the prompt is empty")
+        return prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowMapper:
+    """Turns the rows of one source into problems."""
+
+    source: str
+    env: str
+    template: PromptTemplate
+    system: str | None
+    answer_field: str
+    id_field: str
+
+    @classmethod
+    def of(cls, name: str, *, config: TaskConfig, generated: bool = False) -> "RowMapper":
+        """The mapper of source `name`. Generated rows name their fields themselves, so the configured names do not apply."""
+        answer_field = "answer" if generated else config.answer_field
+        hidden = (*HIDDEN_FIELDS, answer_field)
+        return cls(
+            source=name,
+            env=config.env,
+            template=PromptTemplate.parse(config.prompt, where=f"tasks.{name}.prompt", hidden=hidden),
+            system=config.system,
+            answer_field=answer_field,
+            id_field="id" if generated else config.id_field,
+        )
+
+    def problem(self, row: Mapping[str, Json], *, where: str, default_id: str) -> Problem:
+        """Map one row; `where` begins every error, for example `data/train.jsonl:7`.
+
+        Raises ValueError for a missing field or one that the environment's grader could not use.
+        """
+        prompt = [Message(role="system", content=self.system)] if self.system is not None else []
+        prompt.append(Message(role="user", content=self.template.render(row, where=where)))
+        payload = {"entry_point": row["entry_point"]} if row.get("entry_point") is not None else {}
+        task = Task(id=self._id(row, where=where, default=default_id), env=self.env, prompt=tuple(prompt), payload=payload)
+        return Problem(task=task, reference=self._reference(row, where=where), source=self.source)
+
+    def _id(self, row: Mapping[str, Json], *, where: str, default: str) -> str:
+        value = row.get(self.id_field)
+        if value is None:
+            if self.id_field != "id":
+                raise ValueError(f"{where}: {unknown('field', self.id_field, row)} (asked for by tasks.{self.source}.id_field)")
+            return default
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            raise ValueError(f"{where}: field {self.id_field!r} is {value!r}; an id is a non-empty string or an integer")
+        return str(value)
+
+    def _reference(self, row: Mapping[str, Json], *, where: str) -> dict[str, Json]:
+        reference = {key: row[key] for key in (*HIDDEN_FIELDS, "entry_point") if row.get(key) is not None}
+        if row.get(self.answer_field) is not None:
+            reference["answer"] = row[self.answer_field]
+        elif self.env in ANSWER_ENVS or self.answer_field != "answer":
+            raise ValueError(
+                f"{where}: no {self.answer_field!r} field (or it is null), and environment {self.env!r} needs an answer; "
+                f"fields: {', '.join(row)}; set tasks.{self.source}.answer_field"
+            )
+        if self.env in ANSWER_ENVS:
+            reference["answer"] = _answer_text(reference["answer"], env=self.env, where=f"{where}: field {self.answer_field!r}")
+        if self.env == "code":
+            reference["tests"] = _function_tests(reference.get("tests"), where=where)
+            name = reference.get("entry_point")
+            if not isinstance(name, str) or not name.isidentifier():
+                raise ValueError(f"{where}: field 'entry_point' is {name!r}; environment 'code' needs the name of the function to write")
+        return reference
+
+
+def _answer_text(value: Json, *, env: str, where: str) -> str:
+    if isinstance(value, bool | list | dict):
+        raise ValueError(f"{where} is {value!r}; an answer is a text or a number")
+    text = str(value)
+    if env == "math" and not text.strip():
+        raise ValueError(f"{where} is empty; environment 'math' needs an answer")
+    return text
+
+
+def _function_tests(value: Json, *, where: str) -> list[dict[str, Json]]:
+    """Tests of environment `code`; a text is read as JSON, because columns of a data set have a single type."""
+    form = 'a list of {"args": [...], "expected": ...}'
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"{where}: field 'tests' is text that is not JSON; environment 'code' needs {form}") from None
+    if not isinstance(value, list) or not value:
+        found = "missing" if value is None else "empty" if value == [] else f"a {type(value).__name__}"
+        raise ValueError(f"{where}: field 'tests' is {found}; environment 'code' needs {form}")
+    for number, test in enumerate(value):
+        if not isinstance(test, dict) or not isinstance(test.get("args"), list) or "expected" not in test:
+            raise ValueError(f"{where}: field 'tests', entry {number} is {str(test)[:80]}; environment 'code' needs {form}")
+    return value
