@@ -1,0 +1,151 @@
+"""Columns of the log's datasets: the one place that names them.
+
+Axes: T tokens of one rollout, N sampled tokens of one rollout. Every dataset is Hive-partitioned by `dispatch_version`
+(int64, the policy version when the group was started), which therefore is a column of every view but of no file.
+`logged` (unix seconds) is the same for all rows of a group: with `attempt` it tells a repeated rollout from the first.
+"""
+
+import pyarrow as pa
+
+PARTITION = "dispatch_version"
+
+_IDENTITY = [
+    pa.field("rollout_id", pa.string()),
+    pa.field("attempt", pa.int32()),
+    pa.field("logged", pa.float64()),
+]
+
+ROLLOUTS = pa.schema(
+    [
+        pa.field("run_id", pa.string()),
+        *_IDENTITY,
+        pa.field("group_id", pa.string()),
+        pa.field("group_index", pa.int64()),
+        pa.field("sample_index", pa.int32()),
+        pa.field("seed", pa.string()),  # decimal: 64 unsigned bits fit no signed column
+        pa.field("task_id", pa.string()),
+        pa.field("task_hash", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("env", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("policy_min", pa.int64()),
+        pa.field("policy_max", pa.int64()),
+        pa.field("status", pa.string()),
+        pa.field("stop_reason", pa.string()),
+        pa.field("error_type", pa.string()),
+        pa.field("n_turns", pa.int32()),
+        pa.field("prompt_tokens", pa.int64()),
+        pa.field("sampled_tokens", pa.int64()),
+        pa.field("env_tokens", pa.int64()),
+        pa.field("reward", pa.float64()),
+        pa.field("parts", pa.map_(pa.string(), pa.struct([("value", pa.float64()), ("weight", pa.float64()), ("reason", pa.string())]))),
+        pa.field("reason", pa.string()),
+        pa.field("timings", pa.map_(pa.string(), pa.float64())),
+        pa.field("started", pa.float64()),
+        pa.field("ended", pa.float64()),
+        pa.field("preview", pa.string()),
+    ]
+)
+"""One narrow row a rollout."""
+
+TURNS = pa.schema(
+    [
+        *_IDENTITY,
+        pa.field("message_index", pa.int32()),
+        pa.field("role", pa.string()),
+        pa.field("name", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("turn", pa.int32()),  # null on messages that the policy did not sample, and so for all below
+        pa.field("started", pa.float64()),
+        pa.field("ended", pa.float64()),
+        pa.field("token_start", pa.int64()),
+        pa.field("token_end", pa.int64()),
+        pa.field("finish_reason", pa.string()),
+    ]
+)
+"""One row a message; `token_start` and `token_end` delimit the sampled tokens in `tokens.token_ids`."""
+
+TOKENS = pa.schema(
+    [
+        *_IDENTITY,
+        pa.field("token_ids", pa.list_(pa.int32())),  # T
+        pa.field("segments", pa.list_(pa.struct([("start", pa.int64()), ("len", pa.int64()), ("kind", pa.string())]))),
+        pa.field("behaviour_logprob", pa.list_(pa.float32())),  # N
+        pa.field("version_segments", pa.list_(pa.struct([("start", pa.int64()), ("version", pa.int64())]))),
+    ]
+)
+"""One row a rollout. Segments tile `token_ids`; kind is `context` or `sampled` (the trainable ones). Logprobs are raw
+(before temperature, top-k and top-p). A version segment's `start` indexes `behaviour_logprob`."""
+
+LEARNER = pa.schema(
+    [
+        *_IDENTITY,
+        pa.field("group_id", pa.string()),
+        pa.field("train_step", pa.int64()),
+        pa.field("admitted", pa.bool_()),
+        pa.field("drop_reason", pa.string()),
+        pa.field("advantage", pa.float64()),
+        pa.field("n_tokens", pa.int64()),
+        pa.field("n_clipped", pa.int64()),
+        pa.field("staleness_mean", pa.float64()),
+        pa.field("staleness_max", pa.int64()),
+        pa.field("kl", pa.float64()),
+        pa.field("learner_logprob", pa.list_(pa.float32())),  # N
+        pa.field("entropy", pa.list_(pa.float16())),  # N
+    ]
+)
+"""One row a rollout and training step: what the learner did with it, or why it did nothing."""
+
+DATASETS: dict[str, pa.Schema] = {"rollouts": ROLLOUTS, "turns": TURNS, "tokens": TOKENS, "learner": LEARNER}
+
+BYTE_STREAM_SPLIT: dict[str, tuple[str, ...]] = {
+    "tokens": ("behaviour_logprob.list.element",),
+    "learner": ("learner_logprob.list.element",),
+}
+"""Float columns whose bytes compress better when they are transposed; logprobs keep all 32 bits."""
+
+METRICS = pa.schema(
+    [
+        pa.field("step", pa.int64()),
+        pa.field("version", pa.int64()),
+        pa.field("time", pa.float64()),
+        pa.field("seconds", pa.float64()),
+        pa.field("reward_mean", pa.float64()),
+        pa.field("pass_rate", pa.map_(pa.string(), pa.float64())),
+        pa.field("response_length", pa.float64()),
+        pa.field("entropy", pa.float64()),
+        pa.field("kl", pa.float64()),
+        pa.field("clip_fraction", pa.float64()),
+        pa.field("grad_norm", pa.float64()),
+        pa.field("learning_rate", pa.float64()),
+        pa.field("loss", pa.float64()),
+        pa.field("staleness_mean", pa.float64()),
+        pa.field("staleness_max", pa.int64()),
+        pa.field("tokens", pa.int64()),
+        pa.field("tokens_per_s", pa.float64()),
+        pa.field("phases", pa.map_(pa.string(), pa.float64())),
+        pa.field("drops", pa.map_(pa.string(), pa.int64())),
+        pa.field("groups_trained", pa.int64()),
+        pa.field("groups_skipped", pa.int64()),
+    ]
+)
+"""`metrics.jsonl`, one row a training step: the fields of `rl.log.metrics.StepMetrics`."""
+
+EVALS = pa.schema(
+    [
+        pa.field("step", pa.int64()),
+        pa.field("time", pa.float64()),
+        pa.field("split", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("passed", pa.int64()),
+        pa.field("graded", pa.int64()),
+        pa.field("ungraded", pa.int64()),
+        pa.field("pass_rate", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+    ]
+)
+"""`metrics.jsonl`, one row an evaluation and task source."""
+
+ATTEMPTS = pa.schema([pa.field("attempt", pa.int64()), pa.field("time", pa.float64()), pa.field("restored_step", pa.int64())])
+"""`metrics.jsonl`, one row each time the run was started or resumed."""
