@@ -154,10 +154,8 @@ def judge(tests: HiddenTests, results: Sequence[Mapping[str, Json]]) -> Score:
     first = wrong[0]
     result = results[first]
     got = f"returned {_shown(repr(result['value']))}" if "value" in result else f"raised {_shown(str(result.get('error')))}"
-    arguments = _shown(tests.inputs[first][1:-1])
-    return failed(
-        f"{len(wrong)} of {len(results)} tests failed: {tests.entry_point}({arguments}) {got}, expected {_shown(repr(tests.expected[first]))}"
-    )
+    call = f"{tests.entry_point}({_shown(tests.inputs[first][1:-1])})"
+    return failed(f"{len(wrong)} of {len(results)} tests failed: {call} {got}, expected {_shown(repr(tests.expected[first]))}")
 
 
 def same(value: Json, expected: Json) -> bool:

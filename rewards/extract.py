@@ -25,7 +25,7 @@ def only_fenced_block(response: str) -> FencedBlock:
     blocks: list[FencedBlock] = []
     language: str | None = None
     lines: list[str] = []
-    for line in response.splitlines():
+    for line in response.split("\n"):
         mark = line.strip()
         if language is None:
             if mark.startswith(_FENCE):

@@ -1,0 +1,115 @@
+"""Symbolic comparison in a process of its own, so that it can be killed: `python -m rewards.math_worker`.
+
+Protocol, JSON lines: it writes {"ready": true} once, then reads {"gold": str, "answer": str} and writes {"stage": "gold"} when
+the reference has been parsed, then {"verdict": ...}: `equal`, `different`, `bad_gold` or `bad_answer`. It ends at the end of
+its input.
+
+Only the LaTeX grammar of math-verify parses text here: its plain-expression parser evaluates Python.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+import sympy
+from math_verify import LatexExtractionConfig, parse, verify
+
+REQUEST_SECONDS = 5
+"""A request may take this long; the parent kills the worker then."""
+_MEMORY_BYTES = 3 << 30
+_EXACT, _DECIMAL = sympy.Float("1e-30", 40), sympy.Float("1e-6")
+"""Largest relative difference of equal numbers: exact ones, and where either side is a decimal."""
+_DIGITS = 50
+
+
+def compare(gold_text: str, answer_text: str, *, gold_parsed: Any = lambda: None) -> str:
+    """The verdict on two LaTeX expressions; calls `gold_parsed` once the reference is known to be good."""
+    gold = _parsed(gold_text)
+    if gold is None:
+        return "bad_gold"
+    gold_parsed()
+    answer = _parsed(answer_text)
+    if answer is None:
+        return "bad_answer"
+    # math-verify is not symmetric: the reference comes first. Its time limits need signals; this process is killed instead.
+    equal = verify([gold], [answer], timeout_seconds=None, raise_on_error=False)
+    return "equal" if equal and _confirmed(gold, answer) else "different"
+
+
+def _parsed(text: str) -> Any:
+    """A sympy object, or None."""
+    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    found = parse(f"\\boxed{{{text}}}", extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None)
+    return next((item for item in found if isinstance(item, sympy.Basic | sympy.MatrixBase)), None)
+
+
+def _confirmed(gold: Any, answer: Any) -> bool:
+    """Check numbers again with 50 digits, relative to their size: math-verify rounds to 6 places, where 2**-99 is 2**-98."""
+    if isinstance(gold, sympy.Eq) and isinstance(gold.lhs, sympy.Symbol):
+        gold = gold.rhs
+    if isinstance(answer, sympy.Eq) and (isinstance(answer.lhs, sympy.Symbol) or not isinstance(gold, sympy.Eq)):
+        answer = answer.rhs
+    if isinstance(gold, sympy.FiniteSet) and isinstance(answer, sympy.FiniteSet):
+        return len(gold) == len(answer) and all(any(_confirmed(left, right) for right in answer) for left in gold)
+    if isinstance(gold, sympy.Tuple) and isinstance(answer, sympy.Tuple):
+        return _all_confirmed(gold, answer)
+    if isinstance(gold, sympy.Interval) and isinstance(answer, sympy.Interval):
+        return _all_confirmed((gold.start, gold.end), (answer.start, answer.end))
+    if isinstance(gold, sympy.MatrixBase) and isinstance(answer, sympy.MatrixBase):
+        return _all_confirmed(gold, answer)
+    if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr):
+        return _close(gold, answer)
+    return True  # relations, sets without a list of elements, truth values: compared structurally
+
+
+def _all_confirmed(gold: Iterable[Any], answer: Iterable[Any]) -> bool:
+    left, right = list(gold), list(answer)
+    return len(left) == len(right) and all(_confirmed(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _close(gold: Any, answer: Any) -> bool:
+    """Equal up to the tolerance, at one fixed point when there are symbols in common."""
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    if gold == answer or gold.free_symbols != answer.free_symbols:
+        return True  # identical, or names that only math-verify can match
+    point = {symbol: sympy.Rational(2 * number + 5, 7) for number, symbol in enumerate(symbols)}
+    left, right = (sympy.N(expression.subs(point), _DIGITS) for expression in (gold, answer))
+    if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
+        return True
+    tolerance = _DECIMAL if gold.has(sympy.Float) or answer.has(sympy.Float) else _EXACT
+    return bool(abs(left - right) <= tolerance * max(abs(left), abs(right)))
+
+
+def main() -> None:
+    """Serve requests until stdin ends."""
+    logging.disable(logging.CRITICAL)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    replies = os.fdopen(os.dup(1), "w", encoding="ascii")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)  # libraries may print; nobody reads it
+    _send(replies, {"ready": True})
+    for line in sys.stdin:
+        request = json.loads(line)
+        signal.alarm(REQUEST_SECONDS + 5)  # no handler: ends an orphan whose parent can no longer kill it
+        try:
+            verdict = compare(request["gold"], request["answer"], gold_parsed=lambda: _send(replies, {"stage": "gold"}))
+        except (Exception, RecursionError):
+            verdict = "bad_answer"
+        signal.alarm(0)
+        _send(replies, {"verdict": verdict})
+
+
+def _send(replies: TextIO, message: dict[str, Any]) -> None:
+    replies.write(json.dumps(message) + "\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+    main()
