@@ -18,7 +18,7 @@ from rl.log.runs import RunPaths, find_run
 
 _COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#be185d")
 _INK = "#1f2937"
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -87,7 +87,7 @@ def _pass_rate(axis: Axes, metrics: Metrics) -> None:
     names = sorted({name for m in metrics.steps for name in m.pass_rate} | {e.source for e in metrics.evals})
     for i, name in enumerate(names):
         color = _COLORS[i % len(_COLORS)]
-        _curve(axis, metrics.steps, lambda m, name=name: m.pass_rate.get(name, math.nan), color=color, smooth=True, label=_plain(name))
+        _curve(axis, metrics.steps, _rate_of(name), color=color, smooth=True, label=_plain(name))
         points = [e for e in metrics.evals if e.source == name and e.graded]
         if points:
             below = [e.pass_rate - e.interval[0] for e in points]
@@ -172,6 +172,10 @@ def _curve(
         y = _running_mean(y, half=max(1, len(y) // 30))
     if any(map(math.isfinite, y)):
         axis.plot(x, y, lw=1.8, marker="o" if len(y) == 1 else None, label=label, **style)
+
+
+def _rate_of(source: str) -> Callable[[StepMetrics], float]:
+    return lambda metrics: metrics.pass_rate.get(source, math.nan)
 
 
 def _running_mean(values: Sequence[float], *, half: int) -> list[float]:
