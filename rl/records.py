@@ -143,6 +143,7 @@ class MicroBatch:
 
     A row is one shared prompt followed by the remainders of one or more of its group's samples. A token sees the row's
     prompt (segment 0) and earlier tokens of its own segment; positions continue from the prompt in every segment.
+    A remainder's last token predicts nothing, so it is a target only and takes no place in the row.
     The N response tokens are flattened over rows; logits that predict token `index_N[i]` come from `source_N[i]`.
     """
 

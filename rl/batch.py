@@ -1,0 +1,261 @@
+"""From training samples to micro-batches: optimizer steps, rows with a shared prompt, token budget, ranks.
+
+ samples ─► optimizer steps ─► rows ─► micro-batches ─► ranks
+            (whole groups,     (one    (sorted by        (equal counts:
+             index order)       prompt) length, padding   ZeRO-3 gathers in step)
+                                        counted)
+
+All of it is a pure function of its arguments, in numpy; Python loops run over samples, never over tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.schema import Config, ObjectiveConfig
+from rl.records import Batch, MicroBatch, TrainSample
+
+PADDING_ROLLOUT = ""
+"""Rollout id of the dummy sample in a micro-batch that only keeps ranks in step; its one token has weight 0."""
+
+_LINEAR_COST = 4096
+"""What the linear layers cost a token, in keys attended to. About 6 * hidden for the usual decoder: 12 h^2 against 2 h."""
+
+
+def make_batches(samples: Sequence[TrainSample], *, config: Config, n_rollouts: int) -> tuple[tuple[Batch, ...], ...]:
+    """Batches indexed [rank][optimizer step]; every rank has the same number of micro-batches in each step.
+
+    `n_rollouts` counts all rollouts of the batch, those that were skipped or left out too: it is the denominator of the
+    rollout-mean objectives. There are `learner.optimizer_steps_per_batch` steps, fewer when fewer groups have something to
+    learn from, and none without any. A step stands for its share of the rollouts, so every group weighs the same.
+
+    Samples of advantage 0 get no row, unless a KL penalty acts on them; the tokens they sampled still count in token means.
+    """
+    keep_zero = config.objective.kl_coef > 0
+    signal = {sample.group_index for sample in samples if sample.advantage != 0}
+    groups = sorted(signal)
+    n_steps = min(config.learner.optimizer_steps_per_batch, len(groups))
+    ranks: list[list[Batch]] = [[] for _ in range(config.learner.ranks)]
+    for step_groups in np.array_split(np.array(groups, dtype=np.int64), n_steps) if n_steps else ():
+        members = set(step_groups.tolist())
+        counted = sorted((sample for sample in samples if sample.group_index in members), key=lambda sample: sample.group_index)
+        trained = [sample for sample in counted if keep_zero or sample.advantage != 0]
+        n_tokens = sum(int(np.count_nonzero(sample.agent_mask_T)) for sample in counted)
+        for rank, batch in enumerate(_step_batches(trained, config=config, n_rollouts=n_rollouts / n_steps, n_tokens=n_tokens)):
+            ranks[rank].append(batch)
+    return tuple(tuple(batches) for batches in ranks)
+
+
+def token_weights(objective: ObjectiveConfig, lengths_S: np.ndarray, *, n_rollouts: float, n_tokens: int, max_tokens: int) -> np.ndarray:
+    """float64[S]: loss weight of each token of a sample with `lengths_S` agent tokens.
+
+    `n_rollouts` and `n_tokens` are totals over all ranks and micro-batches of one optimizer step.
+
+    cwm, dr_grpo   1 / (n_rollouts * length_norm): a constant, so that no answer is favoured for its length (arXiv 2510.02387;
+                   arXiv 2503.20783, section 3.2). Skipped rollouts count: their terms of the sum are zero.
+    grpo, gspo     1 / (n_rollouts * L_i): mean over a response, then over responses (arXiv 2402.03300, equation 3; for gspo all
+                   tokens of a sequence carry the sequence's loss, arXiv 2507.18071, equation 5). Skipped rollouts count.
+    rloo           1 / (n_rollouts * L_i): all tokens carry the sequence's loss, a sequence is one action (arXiv 2402.14740,
+                   equation 6). Skipped rollouts count.
+    dapo, cispo    1 / n_tokens (arXiv 2503.14476, equation 8; arXiv 2506.13585, equation 4), over the groups with a non-zero
+                   advantage: DAPO's dynamic sampling leaves the others out.
+    reinforce_pp   1 / n_tokens: the mean over tokens of its PPO loss (arXiv 2501.03262).
+    """
+    if objective.name in ("cwm", "dr_grpo"):
+        return np.full(len(lengths_S), 1.0 / (n_rollouts * (objective.length_norm or max_tokens)))
+    if objective.name in ("grpo", "gspo", "rloo"):
+        return 1.0 / (n_rollouts * lengths_S)
+    return np.full(len(lengths_S), 1.0 / n_tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Flat:
+    """The trained samples of one optimizer step, laid end to end: S samples, F tokens."""
+
+    samples: Sequence[TrainSample]
+    tokens_F: np.ndarray
+    agent_F: np.ndarray
+    logprobs_F: np.ndarray
+    offset_S: np.ndarray
+    """First token of each sample."""
+    prompt_S: np.ndarray
+    """Prompt tokens."""
+    remainder_S: np.ndarray
+    """Tokens after the prompt."""
+    weight_S: np.ndarray
+    """Loss weight of each agent token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """A prompt and the samples that share it."""
+
+    members: tuple[int, ...]
+    length: int
+    """Prompt plus remainders, each without its last token."""
+
+
+def _step_batches(trained: Sequence[TrainSample], *, config: Config, n_rollouts: float, n_tokens: int) -> list[Batch]:
+    """One batch a rank."""
+    flat = _flatten(trained, config=config, n_rollouts=n_rollouts, n_tokens=n_tokens)
+    n_ranks, budget = config.learner.ranks, config.learner.micro_batch_tokens
+    micro_batches = _align(_fill(_rows(flat, budget=budget), budget=budget), n_ranks=n_ranks)
+    packed = [_pack(flat, rows) if rows else _dummy() for rows in micro_batches]
+    n_trained = int(np.count_nonzero(flat.agent_F))
+    return [Batch(micro_batches=tuple(packed[rank::n_ranks]), n_tokens=n_trained, n_samples=len(trained)) for rank in range(n_ranks)]
+
+
+def _flatten(trained: Sequence[TrainSample], *, config: Config, n_rollouts: float, n_tokens: int) -> _Flat:
+    lengths_S = np.array([len(sample.token_ids_T) for sample in trained], dtype=np.int64)
+    offset_S = np.cumsum(lengths_S) - lengths_S
+    prompt_S = np.array([sample.prompt_len for sample in trained], dtype=np.int64)
+    agent_F = np.concatenate([sample.agent_mask_T for sample in trained])
+    agents_S = np.add.reduceat(agent_F.astype(np.int64), offset_S)
+    bad = np.flatnonzero((prompt_S < 1) | (agents_S < 1))
+    if len(bad):
+        sample = trained[int(bad[0])]
+        raise ValueError(
+            f"sample {sample.rollout_id}: prompt_len {sample.prompt_len}, {agents_S[bad[0]]} agent tokens; both must be at least 1"
+        )
+    weight_S = token_weights(config.objective, agents_S, n_rollouts=n_rollouts, n_tokens=n_tokens, max_tokens=config.sampling.max_tokens)
+    return _Flat(
+        samples=trained,
+        tokens_F=np.concatenate([sample.token_ids_T for sample in trained]),
+        agent_F=agent_F,
+        logprobs_F=np.concatenate([sample.behaviour_logprobs_T for sample in trained]),
+        offset_S=offset_S,
+        prompt_S=prompt_S,
+        remainder_S=lengths_S - prompt_S,
+        weight_S=weight_S,
+    )
+
+
+def _rows(flat: _Flat, *, budget: int) -> list[_Row]:
+    """Put samples of a group with the same prompt together, into as many rows as `_row_limit` asks for."""
+    prompts: dict[tuple[int, bytes], list[int]] = {}
+    for s, sample in enumerate(flat.samples):
+        prompts.setdefault((sample.group_index, sample.token_ids_T[: sample.prompt_len].tobytes()), []).append(s)
+    remainders = (flat.remainder_S - 1).tolist()
+    rows = []
+    for sharers in prompts.values():
+        prompt = int(flat.prompt_S[sharers[0]])
+        limit = _row_limit(prompt, budget=budget)
+        members: list[int] = []
+        length = prompt
+        for s in sharers:
+            if members and length + remainders[s] > limit:
+                rows.append(_Row(members=tuple(members), length=length))
+                members, length = [], prompt
+            members.append(s)
+            length += remainders[s]
+        rows.append(_Row(members=tuple(members), length=length))
+    return rows
+
+
+def _row_limit(prompt: int, *, budget: int) -> int:
+    """Most tokens of a row of several samples.
+
+    Sharing saves prompt tokens but makes every token attend over a longer row. With k samples of R tokens a row costs
+    (P + k R) * (c + P + k R), c being `_LINEAR_COST`; per sample that is least at k R = sqrt(P * (P + c)).
+    """
+    return min(budget, prompt + math.isqrt(prompt * (prompt + _LINEAR_COST)))
+
+
+def _fill(rows: Sequence[_Row], *, budget: int) -> list[list[_Row]]:
+    """Micro-batches of rows of similar length: rows * longest row <= budget, except for a single row that is longer."""
+    micro_batches: list[list[_Row]] = []
+    for row in sorted(rows, key=lambda row: (-row.length, row.members)):
+        if micro_batches and (len(micro_batches[-1]) + 1) * micro_batches[-1][0].length <= budget:
+            micro_batches[-1].append(row)
+        else:
+            micro_batches.append([row])
+    return micro_batches
+
+
+def _align(micro_batches: list[list[_Row]], *, n_ranks: int) -> list[list[_Row]]:
+    """Make the count a multiple of the ranks, largest first: rank r takes every n_ranks-th from r, so that ranks run
+    micro-batches of similar size at the same time. Halves the largest ones while it can, then adds empty ones."""
+    aligned = list(micro_batches)
+    while len(aligned) % n_ranks and any(len(rows) > 1 for rows in aligned):
+        largest = max((i for i, rows in enumerate(aligned) if len(rows) > 1), key=lambda i: (_size(aligned[i]), -i))
+        half = (len(aligned[largest]) + 1) // 2
+        aligned[largest : largest + 1] = [aligned[largest][:half], aligned[largest][half:]]
+    aligned.sort(key=_size, reverse=True)
+    return aligned + [[]] * (-len(aligned) % n_ranks)
+
+
+def _size(rows: Sequence[_Row]) -> int:
+    """Tokens, padding included."""
+    return len(rows) * max(row.length for row in rows)
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """starts[0], starts[0] + 1, .. for lengths[0] values, then the same for the next."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def _pack(flat: _Flat, rows: Sequence[_Row]) -> MicroBatch:
+    """Lay rows out as `MicroBatch` describes.
+
+    The last token of a remainder is only ever a target, so it takes no place in the row.
+    """
+    shape = (len(rows), max(row.length for row in rows))
+    members_M = np.array([s for row in rows for s in row.members], dtype=np.int64)
+    sharers_B = np.array([len(row.members) for row in rows], dtype=np.int64)
+    first_B = np.cumsum(sharers_B) - sharers_B
+    leader_B = members_M[first_B]
+    row_start_B = np.arange(len(rows), dtype=np.int64) * shape[1]
+    row_start_M = np.repeat(row_start_B, sharers_B)
+    prompt_M, remainder_M = flat.prompt_S[members_M], flat.remainder_S[members_M]
+    inputs_M = remainder_M - 1
+    # Start of each remainder: after the prompt and after the remainders before it in the same row.
+    before_M = np.cumsum(inputs_M) - inputs_M
+    start_M = row_start_M + prompt_M + before_M - np.repeat(before_M[first_B], sharers_B)
+    segment_M = np.arange(len(members_M)) - np.repeat(first_B, sharers_B) + 1
+
+    pieces = np.concatenate([flat.prompt_S[leader_B], inputs_M])
+    to = _ranges(np.concatenate([row_start_B, start_M]), pieces)
+    tokens_BL, positions_BL = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    segments_BL = np.full(shape, -1, dtype=np.int32)
+    tokens_BL.flat[to] = flat.tokens_F[_ranges(np.concatenate([flat.offset_S[leader_B], flat.offset_S[members_M] + prompt_M]), pieces)]
+    positions_BL.flat[to] = _ranges(np.concatenate([np.zeros_like(leader_B), prompt_M]), pieces)
+    segments_BL.flat[to] = np.repeat(np.concatenate([np.zeros_like(leader_B), segment_M]), pieces)
+
+    source = _ranges(start_M - 1, remainder_M)
+    source[np.cumsum(remainder_M) - remainder_M] = row_start_M + prompt_M - 1
+    target = _ranges(flat.offset_S[members_M] + prompt_M, remainder_M)
+    agent = flat.agent_F[target]
+    sample_N = np.repeat(np.arange(len(members_M)), remainder_M)[agent]
+    advantage_M = np.array([flat.samples[s].advantage for s in members_M], dtype=np.float32)
+    return MicroBatch(
+        token_ids_BL=tokens_BL,
+        positions_BL=positions_BL,
+        segments_BL=segments_BL,
+        source_N=source[agent],
+        targets_N=flat.tokens_F[target[agent]].astype(np.int64),
+        behaviour_logprobs_N=flat.logprobs_F[target[agent]],
+        advantages_N=advantage_M[sample_N],
+        weights_N=flat.weight_S[members_M].astype(np.float32)[sample_N],
+        sample_N=sample_N.astype(np.int32),
+        rollout_ids=tuple(flat.samples[s].rollout_id for s in members_M),
+    )
+
+
+def _dummy() -> MicroBatch:
+    """One token that predicts itself with weight 0: keeps a rank's forward and backward in step with the others."""
+    zero_N, nothing_N = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32)
+    return MicroBatch(
+        token_ids_BL=np.zeros((1, 1), dtype=np.int64),
+        positions_BL=np.zeros((1, 1), dtype=np.int64),
+        segments_BL=np.zeros((1, 1), dtype=np.int32),
+        source_N=zero_N,
+        targets_N=zero_N,
+        behaviour_logprobs_N=nothing_N,
+        advantages_N=nothing_N,
+        weights_N=nothing_N,
+        sample_N=np.zeros(1, dtype=np.int32),
+        rollout_ids=(PADDING_ROLLOUT,),
+    )
