@@ -32,8 +32,7 @@ class HfSource:
 
     def __init__(self, name: str, *, config: TaskConfig) -> None:
         """Raises ValueError when the data set cannot be found or is empty, and for the first row that cannot be used."""
-        if not config.path:
-            raise ValueError(f"tasks.{name}.path is missing; an hf source needs a data set's name, folder or file")
+        assert config.path, "TaskConfig refuses kind=hf without a path"
         options = read_options(HubOptions, config.options, where=f"tasks.{name}.options")
         self._label = f"{config.path}[{config.split}]"
         self._mapper = RowMapper.of(name, config=config)

@@ -14,8 +14,7 @@ class JsonlSource:
 
     def __init__(self, name: str, *, config: TaskConfig) -> None:
         """Raises ValueError that names file, line and field for anything that would fail later."""
-        if not config.path:
-            raise ValueError(f"tasks.{name}.path is missing; a jsonl source needs the file's path")
+        assert config.path, "TaskConfig refuses kind=jsonl without a path"
         mapper = RowMapper.of(name, config=config)
         problems: list[Problem] = []
         lines_by_id: dict[str, int] = {}
@@ -57,7 +56,8 @@ def read_rows(path: Path, *, field: str) -> Iterator[tuple[int, dict[str, Json]]
 
 def _parse(raw: bytes, *, where: str) -> dict[str, Json]:
     try:
-        text = raw.decode("utf-8-sig" if where.endswith(":1") else "utf-8")
+        # without its line end, so that an error at the end of the line has a column of this line
+        text = raw.decode("utf-8-sig" if where.endswith(":1") else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}:{error.start + 1}: not UTF-8 text ({error.reason})") from None
     try:
@@ -71,7 +71,7 @@ def _parse(raw: bytes, *, where: str) -> dict[str, Json]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not usable JSON: {error}") from None
     if not isinstance(row, dict):
-        raise ValueError(f'{where}: the line holds a {type(row).__name__}; each line must be an object, for example {{"question": ...}}')
+        raise ValueError(f'{where}: the line is of type {type(row).__name__}; each line must be an object, for example {{"question": ...}}')
     return row
 
 

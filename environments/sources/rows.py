@@ -114,7 +114,7 @@ class RowMapper:
                 f"fields: {', '.join(row)}; set tasks.{self.source}.answer_field"
             )
         if self.env in ANSWER_ENVS:
-            reference["answer"] = _answer_text(reference["answer"], env=self.env, where=f"{where}: field {self.answer_field!r}")
+            reference["answer"] = _answer_text(reference["answer"], where=f"{where}: field {self.answer_field!r}")
         if self.env == "code":
             reference["tests"] = _function_tests(reference.get("tests"), where=where)
             name = reference.get("entry_point")
@@ -123,12 +123,12 @@ class RowMapper:
         return reference
 
 
-def _answer_text(value: Json, *, env: str, where: str) -> str:
+def _answer_text(value: Json, *, where: str) -> str:
     if isinstance(value, bool | list | dict):
         raise ValueError(f"{where} is {value!r}; an answer is a text or a number")
     text = str(value)
-    if env == "math" and not text.strip():
-        raise ValueError(f"{where} is empty; environment 'math' needs an answer")
+    if not text.strip():
+        raise ValueError(f"{where} is empty; there would be nothing to compare with")
     return text
 
 
@@ -141,7 +141,7 @@ def _function_tests(value: Json, *, where: str) -> list[dict[str, Json]]:
         except ValueError:
             raise ValueError(f"{where}: field 'tests' is text that is not JSON; environment 'code' needs {form}") from None
     if not isinstance(value, list) or not value:
-        found = "missing" if value is None else "empty" if value == [] else f"a {type(value).__name__}"
+        found = "missing" if value is None else "empty" if value == [] else f"of type {type(value).__name__}"
         raise ValueError(f"{where}: field 'tests' is {found}; environment 'code' needs {form}")
     for number, test in enumerate(value):
         if not isinstance(test, dict) or not isinstance(test.get("args"), list) or "expected" not in test:
