@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from environments.records import Message, StepResult, StopReason, Task
+from configs.schema import TaskConfig
+from environments.records import Message, Problem, StepResult, StopReason, Task
 from environments.registry import (
     check_environment,
     environment,
@@ -16,6 +17,7 @@ from environments.registry import (
     task_source,
 )
 from environments.single_turn import SingleTurn
+from environments.sources.base import ProblemSource, SourceFactory
 
 
 def task(env: str) -> Task:
@@ -64,7 +66,7 @@ def test_an_environment_of_ones_own_in_ten_lines() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="'math' is already registered by environments.single_turn.SingleTurn"):
+    with pytest.raises(ValueError, match=r"'math' is already registered by environments\.single_turn\.SingleTurn"):
 
         @environment("math")
         class Other(SingleTurn):
@@ -127,10 +129,17 @@ def test_missing_plugins_are_named(tmp_path: Path) -> None:
 
 
 def test_unknown_task_source_is_an_error() -> None:
-    @task_source("counting_source")
-    def counting_source(name: str, /, *, config: object, seed: int) -> None:
-        return None
+    class Nothing:
+        size = 0
 
-    assert plugin_source("counting_source") is counting_source
+        def problem(self, index: int) -> Problem:
+            raise IndexError(index)
+
+    @task_source("counting_source")
+    def counting_source(name: str, /, *, config: TaskConfig, seed: int) -> ProblemSource:
+        return Nothing()
+
+    factory: SourceFactory = counting_source
+    assert plugin_source("counting_source") is factory
     with pytest.raises(ValueError, match="did you mean 'counting_source'"):
         plugin_source("counting_sauce")

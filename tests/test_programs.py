@@ -67,7 +67,7 @@ def test_many_expected_outputs_are_what_python_prints() -> None:
 
 @pytest.mark.parametrize("options", SHAPES)
 def test_programs_have_the_shape_asked_for(options: dict[str, Any]) -> None:
-    shape = {"lines": 2, "max_value": 9, "operators": "+-", "prints": 1, "branches": False, "loops": False} | options
+    shape: dict[str, Any] = {"lines": 2, "max_value": 9, "operators": "+-", "prints": 1, "branches": False, "loops": False} | options
     programs = source("output", **options)
     problems = [programs.problem(index) for index in range(100)]
     texts = [problem.task.prompt[-1].content for problem in problems]

@@ -73,9 +73,6 @@ def test_a_restored_mixture_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
         assert draw(second, 40) == whole[stop : stop + 40]
     assert [make().at(index) for index in (BLOCK + 1, 3, 500)] == [whole[index][1] for index in (BLOCK + 1, 3, 500)]
     assert make().heldout() == straight.heldout()
-    assert ids([problem for _, problem in draw(mix(8, sums=programs()), 5)]) == ids(
-        [problem for _, problem in draw(mix(9, sums=programs()), 5)]
-    )
     assert draw(mix(8, sums=programs()), 5) != draw(mix(9, sums=programs()), 5)
 
 
@@ -226,8 +223,8 @@ def test_blank_lines_windows_line_ends_and_a_byte_order_mark_are_fine(tmp_path: 
     [
         ('{"question": "a", "answer": }', r"a\.jsonl:2:29: not valid JSON: Expecting value"),
         ('{"question": "a"', r"a\.jsonl:2:17: not valid JSON"),
-        ('["question"]', r"a\.jsonl:2: the line holds a list; each line must be an object"),
-        ("3", r"a\.jsonl:2: the line holds a int"),
+        ('["question"]', r"a\.jsonl:2: the line is of type list; each line must be an object"),
+        ("3", r"a\.jsonl:2: the line is of type int"),
         ('{"question": "a", "answer": NaN}', r"a\.jsonl:2: not usable JSON: NaN is not a JSON number"),
         ("[" * 100_000, r"a\.jsonl:2: not usable JSON"),
         ('{"question": "a", "answer": ' + "9" * 5000 + "}", r"a\.jsonl:2: not usable JSON: .*4300"),
@@ -253,7 +250,7 @@ def test_a_bad_line_is_named_by_file_line_and_field(tmp_path: Path, line: str, m
     [
         ({"tests": []}, "field 'tests' is empty"),
         ({"tests": None}, "field 'tests' is missing"),
-        ({"tests": 3}, "field 'tests' is a int"),
+        ({"tests": 3}, "field 'tests' is of type int"),
         ({"tests": "assert f(1) == 2"}, "field 'tests' is text that is not JSON"),
         ({"tests": [{"args": 1, "expected": 2}]}, "field 'tests', entry 0 is"),
         ({"tests": [{"args": [1], "expected": 2}, {"args": [1]}]}, "field 'tests', entry 1 is"),
@@ -376,7 +373,7 @@ def gym(env: str = "math", heldout: int = 0, **options: Any) -> TaskConfig:
 
 
 def test_reasoning_gym_problems_are_reproducible_and_fit_their_arguments() -> None:
-    options = {"dataset": "chain_sum", "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    options: dict[str, Any] = {"dataset": "chain_sum", "min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
     mixture = mix(3, sums=gym(heldout=10, **options))
     drawn = draw(mixture, 50)
     assert drawn == draw(mix(3, sums=gym(heldout=10, **options)), 50) != draw(mix(4, sums=gym(heldout=10, **options)), 50)
