@@ -113,7 +113,8 @@ class TaskConfig(Checked):
     """jsonl and hf: the field that becomes `reference['answer']`."""
     id_field: str = "id"
     options: dict[str, Any] = field(default_factory=dict)
-    """reasoning_gym and programs and plugin: arguments of the source (task names, ranges)."""
+    """reasoning_gym, programs and plugin: arguments of the source (task names, ranges). hf: `name` of the data set's
+    configuration and `revision`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
