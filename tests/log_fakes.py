@@ -44,7 +44,9 @@ def make_rollout(
     )
 
 
-def make_group(index: int = 0, *, version: int = 0, rollouts: Sequence[Rollout] | None = None, n: int = 2, split: str = "train") -> RolloutGroup:
+def make_group(
+    index: int = 0, *, version: int = 0, rollouts: Sequence[Rollout] | None = None, n: int = 2, split: str = "train"
+) -> RolloutGroup:
     task = Task(id=f"task-{index}", env="math", prompt=(Message(role="user", content="2+2?"),))
     group_id = f"{index:08d}"
     return RolloutGroup(

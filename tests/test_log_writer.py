@@ -233,9 +233,7 @@ def test_learner_rows_account_for_every_rollout(tmp_path: Path) -> None:
     flat, stale = make_group(1, version=2), make_group(2, version=0)
     samples = [make_sample(trained.rollouts[0], advantage=-0.25)]
     with LearnerWriter(tmp_path, attempt=1) as out:
-        out.write_step(
-            train_step=3, groups=[trained, flat], samples=samples, stats=[make_stats(samples)], rejected=[(stale, "stale")]
-        )
+        out.write_step(train_step=3, groups=[trained, flat], samples=samples, stats=[make_stats(samples)], rejected=[(stale, "stale")])
     found = rows(tmp_path, "SELECT rollout_id, admitted, drop_reason, dispatch_version, train_step FROM learner ORDER BY group_id, 1")
     assert found == [
         ("g0-0", True, None, 1, 3),

@@ -70,6 +70,7 @@ class RunLog:
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> Result:
         """Run one SELECT. Raises QueryError."""
         try:
+            sql.encode()  # an argument that was not valid text arrives with surrogates, which DuckDB's binding cannot take
             statements = self._connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise QueryError("the log can only be read: give exactly one SELECT statement")
