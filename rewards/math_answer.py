@@ -30,7 +30,7 @@ _SLASH = re.compile(rf"({_SIGNED}) ?/ ?({_SIGNED})")
 _MIXED_SLASH = re.compile(r"([+-]? ?)([0-9]+) ([0-9]+) ?/ ?([0-9]+)")
 _FRACTION = re.compile(rf"([+-]? ?)([0-9]*) ?\\frac ?(?:{_PART}) ?(?:{_PART})")
 
-_DELIMITERS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"))
+_DELIMITERS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ("\\boxed{", "}"))
 _LOOKALIKES = {0x2212: "-", 0x2013: "-", 0xD7: r"\times "}
 """Unicode minus, en dash and multiplication sign."""
 _SPACES = re.compile(r"(\\\\)|\\[,;: ]|~|\\quad(?![a-zA-Z])|\s+")
