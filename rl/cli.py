@@ -1,0 +1,202 @@
+"""The console command `rl`. Heavy modules are imported inside the command that needs them, so `rl --help` is instant.
+
+Exit status: 0 success, 1 the run (or a check of `rl doctor`) failed, 2 wrong usage or input, 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configs.schema import Config
+
+CONFIG_HELP = "YAML files, merged left to right, and overrides such as run.steps=10"
+EPILOG = "Set RL_TRACEBACK=1 to see the Python traceback of an error."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = _parser()
+    # argparse gives up a list of positionals at the first option: `rl train a.yaml --clean run.steps=3` leaves the last
+    # word over, which is put back here.
+    args, rest = parser.parse_known_args(argv)
+    options = [word for word in rest if word.startswith("-")]
+    if options or (rest and not hasattr(args, "settings")):
+        parser.error(f"rl {args.command} does not know {' '.join(options or rest)}; see rl {args.command} --help")
+    if rest:
+        args.settings += rest
+    command: Callable[[argparse.Namespace], int] = args.run_command
+    try:
+        status = command(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing to say, and nothing for the interpreter to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        known = _user_status(error)
+        if known is None or os.environ.get("RL_TRACEBACK") == "1":
+            raise
+        print(f"rl {args.command}: {_one_line(error)}", file=sys.stderr)
+        return known
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rl", description="Reinforcement-learning post-training of code models.", epilog=EPILOG, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = _command(commands, "train", _train, "train a model")
+    train.add_argument("settings", nargs="+", metavar="CONFIG|KEY=VALUE", help=CONFIG_HELP)
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
+    start.add_argument("--clean", action="store_true", help="delete an earlier run of the same name first")
+    train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan; start and write nothing")
+
+    evaluate = _command(commands, "eval", _eval, "pass rates on the held-out problems")
+    evaluate.add_argument("settings", nargs="+", metavar="CONFIG|KEY=VALUE", help=CONFIG_HELP)
+    evaluate.add_argument("--model", type=Path, metavar="PATH", help="model to evaluate instead of model.path")
+    evaluate.add_argument("--samples", type=_positive, metavar="N", help="samples a problem instead of evaluation.samples")
+    evaluate.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="repeat with these seeds (default: run.seed)")
+
+    sql = _command(commands, "sql", _sql, "query the log of a run with SQL")
+    sql.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    sql.add_argument("query", metavar="QUERY", help="for example: SELECT env, avg(reward) FROM rollouts GROUP BY env")
+
+    show = _command(commands, "show", _show, "print one rollout: messages, score, timings")
+    show.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    show.add_argument("rollout", metavar="ROLLOUT", help="rollout id, as in the rollouts table")
+
+    plot = _command(commands, "plot", _plot, "draw the curves of a run")
+    plot.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    plot.add_argument("--out", type=Path, metavar="FILE", help="PNG file to write")
+
+    _command(commands, "doctor", _doctor, "check what this machine offers")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=EPILOG, allow_abbrev=False)
+    command.add_argument("--json", action="store_true", dest="as_json", help="print JSON")
+    command.set_defaults(run_command=run)
+    return command
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace) -> int:
+    config = _load(args.settings)
+    if args.dry_run:
+        return _dry_run(config, as_json=args.as_json)
+    from rl.train import train
+
+    if not args.as_json:
+        return train(config, resume=args.resume, clean=args.clean)
+    # Progress goes to stderr, so that stdout holds the JSON line alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        status = train(config, resume=args.resume, clean=args.clean)
+    print(json.dumps({"run": str(Path(config.run.dir) / config.run.name), "exit_status": status}))
+    return status
+
+
+def _dry_run(config: "Config", *, as_json: bool) -> int:
+    from configs.load import dump_config
+    from configs.schema import resolved
+    from rl.plan import make_plan
+
+    plan = make_plan(config)
+    if as_json:
+        print(json.dumps({"config": resolved(config), "plan": plan.to_json()}))
+        return 0
+    print(dump_config(config), end="")
+    print("\n# plan")
+    print("\n".join(f"# {line}" for line in plan.lines()))
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    config = _load(args.settings)
+    from rl.evaluate_model import evaluate_command
+
+    with contextlib.redirect_stdout(sys.stderr) if args.as_json else contextlib.nullcontext():
+        report = evaluate_command(config, model_path=args.model, samples=args.samples, seeds=args.seeds or (config.run.seed,))
+    print(json.dumps(report.to_json()) if args.as_json else report.table())
+    return 0
+
+
+def _sql(args: argparse.Namespace) -> int:
+    from rl.log.query import sql_command
+
+    return sql_command(args.run, args.query, as_json=args.as_json)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from rl.log.show import show_command
+
+    return show_command(args.run, args.rollout, as_json=args.as_json)
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from rl.log.plot import plot_command
+
+    return plot_command(args.run, out=args.out, as_json=args.as_json)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from rl.doctor import doctor_command
+
+    return doctor_command(as_json=args.as_json)
+
+
+# --- arguments and errors -------------------------------------------------------------------------------------------
+
+
+def _load(settings: Sequence[str]) -> "Config":
+    """Configuration from the words of the command line: an existing file is a layer, any other word with `=` an override."""
+    from configs.load import load_config
+
+    overrides = [word for word in settings if "=" in word and not Path(word).is_file()]
+    return load_config([Path(word) for word in settings if word not in overrides], overrides)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of seeds such as 0,1,2")
+    return tuple(int(word) for word in words)
+
+
+def _user_status(error: Exception) -> int | None:
+    """Exit status of an error that is told in one line; None for one that is a defect and keeps its traceback."""
+    from environments.sandbox import SandboxUnavailable
+    from rl.errors import RunFailed
+
+    if isinstance(error, RunFailed | SandboxUnavailable):
+        return 1
+    return 2 if isinstance(error, ValueError | OSError) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
