@@ -22,7 +22,7 @@ SHAPES: list[dict[str, Any]] = [
 ]
 FUNCTIONS: list[dict[str, Any]] = [{}, {"steps": 4}, {"steps": 3, "arguments": 3}, {"steps": 2, "arguments": 2, "words": True, "tests": 20}]
 
-FIRST_QUESTIONS = {"addition": "8+6=", "output": "a=8\na=a+a\nb=a-9\nprint(b)", "function": "f(x)=(x-5)*8"}
+FIRST_QUESTIONS = {"addition": "8+6=", "output": "a=8\na=a+1\nb=a+3\nprint(b)", "function": "f(x)=(x-5)*8"}
 
 
 def source(kind: str, *, seed: int = 1, name: str = "s", prompt: str = "{question}", env: str = "", **options: Any) -> ProgramSource:
@@ -80,6 +80,7 @@ def test_programs_have_the_shape_asked_for(options: dict[str, Any]) -> None:
         assert all(int(literal) <= shape["max_value"] for literal in re.findall(r"\d+", text))
         assert set(re.findall(r"[+*-]", text)) <= set(shape["operators"])
         assert not re.search(r"\bi=", text), "the loop counter is never assigned"
+        assert not re.search(r"\b([a-z])[-+*]\1\b", text), "nothing cancels itself"
         results = [int(line) for line in problem.reference["answer"].split("\n")]
         if "max_result" in options:
             assert all(abs(result) <= options["max_result"] for result in results)

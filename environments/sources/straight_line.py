@@ -152,8 +152,8 @@ def _next_statement(rng: random.Random, *, shape: ProgramShape, last: str, value
 
 
 def _assignment(rng: random.Random, *, shape: ProgramShape, target: str, last: str, values: Values) -> Assign:
-    names = sorted(values)
-    right: Operand = rng.choice(names) if rng.random() < 0.3 else rng.randint(1, shape.max_value)
+    others = sorted(values.keys() - {last})  # not `last` itself: `a-a` would make the lines before it irrelevant
+    right: Operand = rng.choice(others) if others and rng.random() < 0.3 else rng.randint(1, shape.max_value)
     return Assign(target=target, left=last, operator=rng.choice(shape.operators), right=right)
 
 
