@@ -12,6 +12,9 @@ from torch import Tensor, nn
 SUPPORTED = ("llama", "cwm")
 """`model_type` of the configurations that `Policy` accepts."""
 
+_EAGER_SCORES = 16_000_000
+"""Most attention scores of one layer that are computed at once: each costs some 10 bytes a layer until the backward pass."""
+
 
 def visibility(positions_BL: Tensor, segments_BL: Tensor, *, window: int | None) -> Tensor:
     """Which keys each query sees in rows of one shared prompt and several samples.
@@ -35,6 +38,13 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """bool[B, L, L] to the [B, 1, L, L] mask that is added to attention scores: 0 or the lowest finite number."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+
+def _attention_for(config: Any, token_ids_BL: Tensor) -> str:
+    """Eager attention is the faster one on CPU as long as its B x heads x L x L score matrix is small."""
+    n_rows, length = token_ids_BL.shape
+    small = n_rows * config.num_attention_heads * length * length <= _EAGER_SCORES
+    return "eager" if token_ids_BL.device.type == "cpu" and small else "sdpa"
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -117,10 +127,16 @@ class Policy(nn.Module):
         self.config = config
         self.backbone: Any = language_model.model
         self.head = ChunkedHead(language_model.lm_head.weight, chunk=chunk)
-        self.backbone.set_attn_implementation("sdpa")
         self.layer_types: tuple[str, ...] = tuple(getattr(config, "layer_types", None) or ())
         if checkpointing:
             self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    @staticmethod
+    def hf_name(name: str) -> str:
+        """The Hugging Face state-dict name of one of this module's parameters."""
+        if name == "head.weight":
+            return "lm_head.weight"
+        return "model." + name.removeprefix("backbone.")
 
     def forward(
         self, token_ids_BL: Tensor, positions_BL: Tensor, segments_BL: Tensor, source_N: Tensor, targets_N: Tensor
@@ -129,6 +145,7 @@ class Policy(nn.Module):
 
         Entropies are detached. Temperature is not applied.
         """
+        self.config._attn_implementation = _attention_for(self.config, token_ids_BL)
         hidden_BLH = self.backbone(
             input_ids=token_ids_BL,
             position_ids=positions_BL,
