@@ -53,7 +53,7 @@ def decode(kind: Any, value: Json) -> Any:
     if origin is tuple:
         item_kind = get_args(kind)[0]
         return tuple(decode(item_kind, item) for item in value)
-    if origin is not None and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         item_kind = get_args(kind)[1]
         return {key: decode(item_kind, item) for key, item in value.items()}
     return value

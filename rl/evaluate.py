@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from configs.schema import Config
 from environments.records import Problem
 from rewards.score import ScoreStatus
+from rl.log.metrics import wilson_interval
 from rl.records import Sampling
 from rl.rollout import GroupJob, GroupOutcome
 
@@ -37,17 +38,10 @@ class PassRate:
     @property
     def interval(self) -> tuple[float, float]:
         """95% Wilson score interval (Wilson 1927)."""
-        if not self.graded:
-            return (0.0, 1.0)
-        n, p, z = self.graded, self.value, 1.959964
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return (max(0.0, centre - half), min(1.0, centre + half))
+        return wilson_interval(self.passed, self.graded)
 
     def __add__(self, other: "PassRate") -> "PassRate":
-        return PassRate(
-            passed=self.passed + other.passed, graded=self.graded + other.graded, ungraded=self.ungraded + other.ungraded
-        )
+        return PassRate(passed=self.passed + other.passed, graded=self.graded + other.graded, ungraded=self.ungraded + other.ungraded)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +65,9 @@ class EvalReport:
         lines = [f"held-out pass rate of version {self.step} (95% interval)"]
         for name, rate in self.by_env.items():
             low, high = rate.interval
-            lines.append(f"  {name:<20} {rate.value:.3f}  [{low:.3f}, {high:.3f}]  {rate.passed}/{rate.graded} passed, {rate.ungraded} ungraded")
+            lines.append(
+                f"  {name:<20} {rate.value:.3f}  [{low:.3f}, {high:.3f}]  {rate.passed}/{rate.graded} passed, {rate.ungraded} ungraded"
+            )
         return "\n".join(lines)
 
 

@@ -32,7 +32,8 @@ from rl.buffer import Buffer, Rejection
 from rl.checkpoint import Checkpoints, LoopState, UnfinishedJob
 from rl.errors import PartDied, RunFailed
 from rl.evaluate import EvalReport, evaluate_heldout
-from rl.records import Batch, RolloutGroup, Sampling, StepStats, TrainSample
+from rl.filters import DropReason
+from rl.records import Batch, Rollout, RolloutGroup, Sampling, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
 from rl.samples import to_samples
 
@@ -71,8 +72,6 @@ class StepResult:
     groups: tuple[RolloutGroup, ...]
     samples: tuple[TrainSample, ...]
     """Trained samples; groups without any are the skipped ones."""
-    rejected: tuple[Rejection, ...]
-    """Groups rejected at either door since the last step."""
     dropped: Counter[str]
     """Counts by reason since the last step: rejected groups, jobs that never started, samples left out."""
     stats: tuple[StepStats, ...]
@@ -87,6 +86,7 @@ class Observer(Protocol):
     """Who wants to know: the log, the progress display, the trackers."""
 
     def step(self, result: StepResult) -> None: ...
+    def rejected(self, rejections: Sequence[Rejection], *, step: int) -> None: ...
     def evaluated(self, report: EvalReport) -> None: ...
     def waiting(self, reason: str) -> None: ...
     def say(self, message: str) -> None: ...
@@ -126,8 +126,10 @@ class Loop:
         buffer: Buffer,
         checkpoints: Checkpoints,
         observer: Observer,
+        unfit: Callable[[Rollout], DropReason | None],
         config_fingerprint: str,
     ) -> None:
+        """`unfit` says why a single rollout must not be trained on; None when it may."""
         self._config = config
         self._mixture = mixture
         self._sampling = sampling
@@ -137,12 +139,13 @@ class Loop:
         self._buffer = buffer
         self._checkpoints = checkpoints
         self._observer = observer
+        self._unfit = unfit
         self._fingerprint = config_fingerprint
         self._lockstep = config.rollout.max_staleness == 0
         self._running: dict[str, GroupJob] = {}
         self._landed: list[GroupOutcome] = []
         self._restart: list[UnfinishedJob] = []
-        self._rejected: list[Rejection] = []
+        self._rejected = 0
         self._dropped: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -158,7 +161,8 @@ class Loop:
         """Continue from a checkpoint; the learner restores its own part."""
         if state.config_fingerprint != self._fingerprint:
             raise ValueError(
-                "the run was started with other settings of model, tasks, rollout or objective; resume with the same ones, or start a new run name"
+                "the run was started with other settings of model, sampling, rollout, filters or objective; resume with the same ones, or "
+                "start a new run name"
             )
         self._mixture.restore(state.mixture)
         self._buffer.restore(state.buffer)
@@ -186,6 +190,8 @@ class Loop:
                 await self._save()
             if self._buffer.version >= self._config.run.steps and not self._due(self._config.evaluation.every):
                 await self._evaluate()
+            if self._dropped:
+                self._observer.say(f"dropped after the last step: {dict(self._dropped)}")
 
     async def _step(self, groups: tuple[RolloutGroup, ...]) -> None:
         with self._clock.phase("train"):
@@ -194,14 +200,13 @@ class Loop:
         with self._clock.phase("sync"):
             checksum = await self._publish()
         self._count_barren(samples)
-        rejected, self._rejected = tuple(self._rejected), []
+        self._rejected = 0
         dropped, self._dropped = self._dropped, Counter()
         self._observer.step(
             StepResult(
                 step=self._buffer.version,
                 groups=groups,
                 samples=samples,
-                rejected=rejected,
                 dropped=dropped,
                 stats=stats,
                 phases=self._clock.take(),
@@ -228,7 +233,7 @@ class Loop:
                 if groups:
                     return groups
                 await self._admit()
-                landed = len(self._buffer) + len(self._landed) + len(self._rejected)
+                landed = len(self._buffer) + len(self._landed) + self._rejected
                 if landed != landed_before:
                     landed_before, deadline = landed, time.monotonic() + self._config.rollout.timeout
                 if not await self._something_changed(_HEARTBEAT):
@@ -247,8 +252,8 @@ class Loop:
     def _diagnosis(self) -> str:
         oldest = ", ".join(sorted(self._running)[:3])
         return (
-            f"step {self._buffer.version + 1} waits for rollouts: {len(self._buffer)} of {self._config.rollout.prompts_per_step} groups are "
-            f"accepted, {len(self._running)} running ({oldest}), {len(self._rejected)} rejected since the last step"
+            f"step {self._buffer.version + 1} waits for rollouts: {len(self._buffer)} of {self._config.rollout.prompts_per_step} groups "
+            f"are accepted, {len(self._running)} running ({oldest}), {self._rejected} rejected since the last step"
         )
 
     async def _admit(self) -> None:
@@ -312,8 +317,10 @@ class Loop:
             self._reject([rejection] if rejection else [])
 
     def _reject(self, rejections: Sequence[Rejection]) -> None:
+        if rejections:
+            self._observer.rejected(rejections, step=self._buffer.version + 1)
         for rejection in rejections:
-            self._rejected.append(rejection)
+            self._rejected += 1
             self._dropped[rejection.reason] += 1
             self._note_barren_group()
 
@@ -325,13 +332,14 @@ class Loop:
             self._observer.say(f"the last {self._barren_groups} groups were all rejected: {dict(self._dropped)}")
         if self._barren_groups >= limit:
             self._failure = self._failure or RunFailed(
-                f"the last {self._barren_groups} groups were all rejected ({dict(self._dropped)}): the tasks are too easy or too hard for this "
-                "policy, or the prompts too long; change tasks, filters or model.max_prompt_tokens"
+                f"the last {self._barren_groups} groups were all rejected ({dict(self._dropped)}): the tasks are too easy or too "
+                "hard for this policy, or the prompts too long; change tasks, filters or model.max_prompt_tokens"
             )
 
     async def _train(self, groups: tuple[RolloutGroup, ...]) -> tuple[tuple[TrainSample, ...], tuple[StepStats, ...]]:
         config = self._config
-        per_group = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens)
+        per_group = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens, unfit=self._unfit)
+        self._dropped.update(reason.value for result in per_group for reason in result.reasons if reason is not None)
         samples = tuple(sample for group, values in zip(groups, per_group, strict=True) for sample in to_samples(group, values))
         if not samples:
             return (), ()
@@ -350,7 +358,8 @@ class Loop:
         patience = self._config.filters.zero_variance_patience
         if self._barren_steps == patience:
             self._observer.say(
-                f"nothing to learn from for {patience} steps: every group had equal rewards. The tasks are too easy or too hard for this policy"
+                f"nothing to learn from for {patience} steps: every group had equal rewards. The tasks are too easy or too hard "
+                "for this policy"
             )
         if self._barren_steps >= 2 * patience:
             raise RunFailed(

@@ -7,6 +7,7 @@ and `rollouts`.
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import uuid
@@ -14,6 +15,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# A private Ray listens on loopback only; Ray reads this when it is imported and knows no other switch for it.
+if not os.environ.get("RAY_ADDRESS"):
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -32,7 +37,6 @@ _NOISE_OFF = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "DS_ACCELERATOR": "cpu",
 }
 
 
@@ -50,6 +54,8 @@ class ActorContext:
     run_dir: Path
     run_id: str
     attempt: int
+    weights_from_disk: bool = False
+    """True without a learner: generators answer with the checkpoint's own weights."""
 
 
 class LearnerActor:
@@ -103,12 +109,12 @@ class GeneratorActor:
         torch.set_num_threads(threads)
         config = context.config
         dtype = getattr(torch, config.generator.dtype or config.model.dtype)
-        engine = TorchEngine(
-            context.model_path, dtype=dtype, slots=config.generator.slots, context_length=config.model.context_length
-        )
+        engine = TorchEngine(context.model_path, dtype=dtype, slots=config.generator.slots, context_length=config.model.context_length)
         self._generator = Generator(engine, lockstep=config.rollout.max_staleness == 0)
         self._incarnation = uuid.uuid4().hex
         self._seeded = asyncio.Event()
+        if context.weights_from_disk:
+            self._seeded.set()
 
     async def incarnation(self) -> str:
         """Changes when the actor was restarted."""
@@ -431,7 +437,6 @@ class Cluster:
         await self.rollouts.close()
         if self.learner is not None:
             await self.learner.close()
-        ray.shutdown()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -447,18 +452,39 @@ def start_ray(plan: Plan, *, model_bytes: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return
     logical = plan.ranks * plan.learner_threads + plan.replicas * plan.generator_threads + plan.workers
     ray.init(
         num_cpus=logical,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
         # Two versions of the weights (the one being swapped in and the one that seeds restarts) and the rollouts in flight.
         object_store_memory=int(2.5 * model_bytes) + (256 << 20),
     )
+
+
+def weight_bytes(model_path: Path) -> int:
+    """Bytes of the model's weights on disk."""
+    return sum(path.stat().st_size for path in model_path.glob("*.safetensors"))
+
+
+def stop_ray() -> None:
+    """Leave Ray; a private one is shut down with all its processes."""
+    ray.shutdown()
+
+
+async def run_remotely(function: Callable[..., Any], /, *, threads: int, **arguments: Any) -> Any:
+    """Call a function in a process of its own, which ends with it: its memory is given back."""
+    task = ray.remote(function).options(
+        num_cpus=threads, max_calls=1, max_retries=0, runtime_env={"env_vars": _threads_environment(threads)}
+    )
+    try:
+        return await task.remote(**arguments)
+    except RayTaskError as error:
+        raise _cause(error) from error
 
 
 def free_port() -> int:
@@ -472,7 +498,8 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
     """Start all actors and wait until the generators and learner ranks are built. `start_ray` must have run."""
     config = context.config
     timeout = config.rollout.timeout
-    generator_class = ray.remote(GeneratorActor).options(
+    # Ray's stubs do not know actor classes made without the decorator.
+    generator_class: Any = ray.remote(GeneratorActor).options(
         num_cpus=plan.generator_threads,
         max_restarts=_RESTARTS,
         max_concurrency=1000,
@@ -481,22 +508,18 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
     generators = tuple(generator_class.remote(context, plan.generator_threads) for _ in range(plan.replicas))
     learners: tuple[Any, ...] = ()
     if with_learner:
-        learner_class = ray.remote(LearnerActor).options(
+        learner_class: Any = ray.remote(LearnerActor).options(
             num_cpus=plan.learner_threads, runtime_env={"env_vars": _threads_environment(plan.learner_threads)}
         )
         init_method = f"tcp://127.0.0.1:{free_port()}"
-        learners = tuple(
-            learner_class.remote(context, rank, plan.ranks, init_method, plan.learner_threads) for rank in range(plan.ranks)
-        )
-    worker_class = ray.remote(RolloutActor).options(
+        learners = tuple(learner_class.remote(context, rank, plan.ranks, init_method, plan.learner_threads) for rank in range(plan.ranks))
+    worker_class: Any = ray.remote(RolloutActor).options(
         num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": _threads_environment(1)}
     )
     pool = GeneratorPool(generators, timeout=timeout)
     rollouts = RolloutPool(lambda name: worker_class.remote(context, generators, name), count=plan.workers, generators=pool)
     group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE)) if with_learner else None
-    cluster = Cluster(
-        learner=group, generators=pool, rollouts=rollouts, handles=Handles(learners=learners, generators=generators)
-    )
+    cluster = Cluster(learner=group, generators=pool, rollouts=rollouts, handles=Handles(learners=learners, generators=generators))
     await _started("generator", [actor.incarnation.remote() for actor in generators])
     await _started("learner rank", [actor.ready.remote() for actor in learners])
     await _started("rollout worker", [actor.pid.remote() for actor in rollouts.actors])

@@ -140,9 +140,7 @@ class RolloutWorker:
             await grader.close()
 
     async def _attempt(self, job: GroupJob, samples: Sequence[int], *, client: GeneratorClient, attempt: int) -> list[Rollout]:
-        trajectories = [
-            _Trajectory(sample=i, rollout_id=job.episodes[i], environment=make_environment(job.problem.task)) for i in samples
-        ]
+        trajectories = [_Trajectory(sample=i, rollout_id=job.episodes[i], environment=make_environment(job.problem.task)) for i in samples]
         await asyncio.gather(*(self._reset(trajectory) for trajectory in trajectories))
         await self._first_turn(job, trajectories, client=client, attempt=attempt)
         return list(await asyncio.gather(*(self._continue(job, t, client=client, attempt=attempt) for t in trajectories)))
@@ -227,7 +225,8 @@ class RolloutWorker:
                 trajectory.stop_reason = StopReason.MAX_TURNS
             else:
                 trajectory.messages.extend(result.messages)
-                trajectory.pending_context_P = self._renderer.render_continuation(result.messages, after=(*before, action))
+                closed = cut is StopReason.STOP_TOKEN
+                trajectory.pending_context_P = self._renderer.render_continuation(result.messages, after=(*before, action), closed=closed)
                 if len(trajectory.context()) >= self._config.model.context_length:
                     trajectory.stop_reason = StopReason.CONTEXT_FULL
         except Exception as error:

@@ -1,0 +1,127 @@
+"""`rl eval`: held-out pass rates of a model, with the generators and graders of training but without a learner."""
+
+import asyncio
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from configs.schema import Config
+from environments.sources.build import build_tasks
+from rewards.registry import make_grader
+from rl.evaluate import EvalReport, PassRate, evaluate_heldout
+from rl.log.runs import RunPaths, prepare_run
+from rl.model import resolve_model
+from rl.placement import ActorContext, start_cluster, start_ray, stop_ray, weight_bytes
+from rl.plan import make_plan
+from rl.progress import redirect_library_noise
+from rl.prompt import load_tokenizer
+from rl.sampling import make_sampling
+
+_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""Two-sided 95% quantiles of Student's t by degrees of freedom; beyond, the normal 1.96 is close enough."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeededReport:
+    """The same evaluation with several sampling seeds."""
+
+    seeds: tuple[int, ...]
+    reports: tuple[EvalReport, ...]
+    """One a seed."""
+
+    @property
+    def by_source(self) -> Mapping[str, tuple[float, float, float]]:
+        """Mean pass rate and its 95% interval by task source.
+
+        With several seeds Student's t over the seeds' pass rates; with one seed the Wilson interval over its samples.
+        """
+        result = {}
+        for name in self.reports[0].by_env:
+            values = [report.by_env[name].value for report in self.reports]
+            if len(values) == 1:
+                result[name] = (values[0], *self.reports[0].by_env[name].interval)
+                continue
+            mean = fmean(values)
+            half = _T_95.get(len(values) - 1, 1.96) * stdev(values) / math.sqrt(len(values))
+            result[name] = (mean, max(0.0, mean - half), min(1.0, mean + half))
+        return result
+
+    def pooled(self, name: str) -> PassRate:
+        """All seeds' samples of one task source together."""
+        total = PassRate(passed=0, graded=0, ungraded=0)
+        for report in self.reports:
+            total = total + report.by_env[name]
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        sources = {}
+        for name, (mean, low, high) in self.by_source.items():
+            pooled = self.pooled(name)
+            sources[name] = {
+                "pass_rate": mean,
+                "interval_95": [low, high],
+                "by_seed": [report.by_env[name].value for report in self.reports],
+                "passed": pooled.passed,
+                "graded": pooled.graded,
+                "ungraded": pooled.ungraded,
+            }
+        return {"seeds": list(self.seeds), "sources": sources, "mean_tokens": fmean(report.mean_tokens for report in self.reports)}
+
+    def table(self) -> str:
+        """For a person."""
+        lines = [f"held-out pass rate over seeds {', '.join(map(str, self.seeds))} (95% interval)"]
+        for name, (mean, low, high) in self.by_source.items():
+            pooled = self.pooled(name)
+            lines.append(f"  {name:<20} {mean:.3f}  [{low:.3f}, {high:.3f}]  {pooled.passed}/{pooled.graded}, {pooled.ungraded} ungraded")
+        return "\n".join(lines)
+
+
+def evaluate_command(config: Config, *, model_path: Path | None, samples: int | None, seeds: Sequence[int]) -> SeededReport:
+    """Evaluate `model_path` (default: the configured model) on the configuration's held-out problems.
+
+    Raises ValueError when the configuration holds nothing out, or the model cannot be used.
+    """
+    if samples is not None:
+        config = replace(config, evaluation=replace(config.evaluation, samples=samples))
+    # Nothing is trained: the wave that starts together is the whole evaluation, and the generators get all the cores.
+    config = replace(config, rollout=replace(config.rollout, max_staleness=0))
+    mixture = build_tasks(config)
+    if not mixture.heldout():
+        raise ValueError("no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100")
+    for task in config.tasks.values():
+        make_grader(task.env)
+    path = resolve_model(str(model_path) if model_path else config.model.path, gguf_file=None if model_path else config.model.gguf_file)
+    sampling = make_sampling(config, load_tokenizer(path))
+
+    async def run(folder: Path) -> SeededReport:
+        identity = prepare_run(folder / "eval")
+        paths = RunPaths(root=folder / "eval")
+        redirect_library_noise(paths.library_log)
+        plan = make_plan(config)
+        start_ray(plan, model_bytes=weight_bytes(path))
+        try:
+            context = ActorContext(
+                config=config, model_path=path, run_dir=paths.root, run_id=identity.run_id, attempt=1, weights_from_disk=True
+            )
+            cluster = await start_cluster(context, plan=plan, with_learner=False)
+            try:
+                reports = [
+                    await evaluate_heldout(
+                        config, problems=mixture.heldout(), rollouts=cluster.rollouts, sampling=sampling, step=0, seed=seed
+                    )
+                    for seed in seeds
+                ]
+            finally:
+                await cluster.close()
+        finally:
+            stop_ray()
+        return SeededReport(seeds=tuple(seeds), reports=tuple(reports))
+
+    # The evaluation's own rollout log is scratch: what a run keeps is written by `rl train`.
+    with tempfile.TemporaryDirectory(prefix="rl-eval-") as folder:
+        return asyncio.run(run(Path(folder)))

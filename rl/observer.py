@@ -1,0 +1,120 @@
+"""What a run tells the world: metrics, the learner's part of the rollout log, trackers, and the person at the terminal."""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from configs.schema import Config
+from rl.buffer import Rejection
+from rl.evaluate import EvalReport
+from rl.log.metrics import EvalMetrics, MetricsWriter, summarize_step
+from rl.log.runs import RunIdentity, RunPaths
+from rl.log.writer import LearnerWriter
+from rl.loop import StepResult
+from rl.progress import Progress
+from rl.trackers import make_trackers
+
+
+class RunObserver:
+    """Receives the loop's events in the driver process. Writing is quick: Parquet goes through a writer thread."""
+
+    def __init__(self, config: Config, *, run: RunPaths, identity: RunIdentity, restored_step: int) -> None:
+        """`restored_step`: training steps in the checkpoint that this attempt goes on from; 0 for a fresh start."""
+        self._metrics = MetricsWriter(run.metrics, attempt=identity.attempt, restored_step=restored_step)
+        self._learner_log = LearnerWriter(run.root, attempt=identity.attempt)
+        self._trackers = make_trackers(config, run.root, restored_step=restored_step)
+        self._progress = Progress(config.run.name, total_steps=config.run.steps)
+        self._reports: list[EvalReport] = []
+        self._last = time.monotonic()
+        self._log_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.close()
+        for tracker in self._trackers:
+            tracker.close()
+        self._metrics.close()
+        self._learner_log.close()
+
+    def step(self, result: StepResult) -> None:
+        """One training step is done."""
+        now = time.monotonic()
+        phases: Mapping[str, float] = {**result.phases, "log": self._log_seconds}
+        metrics = summarize_step(
+            result.step,
+            groups=result.groups,
+            samples=result.samples,
+            stats=result.stats[0] if result.stats else None,
+            seconds=now - self._last,
+            phases=phases,
+            drops=result.dropped,
+        )
+        self._last = now
+        self._learner_log.write_step(
+            train_step=result.step,
+            groups=result.groups,
+            samples=result.samples,
+            stats=result.stats,
+        )
+        self._metrics.step(metrics)
+        for tracker in self._trackers:
+            tracker.step(metrics)
+        self._progress.step(metrics)
+        self._log_seconds = time.monotonic() - now
+
+    def rejected(self, rejections: Sequence[Rejection], *, step: int) -> None:
+        """Groups that will not be trained on; `step` is the training step under way."""
+        pairs = [(rejection.group, str(rejection.reason)) for rejection in rejections]
+        self._learner_log.write_step(train_step=step, groups=(), samples=(), stats=(), rejected=pairs)
+
+    def evaluated(self, report: EvalReport) -> None:
+        """A held-out evaluation is done."""
+        self._reports.append(report)
+        for line in eval_metrics(report):
+            self._metrics.evaluated(line)
+            for tracker in self._trackers:
+                tracker.evaluated(line)
+            self._progress.evaluated(line)
+
+    def waiting(self, reason: str) -> None:
+        """Why the learner is not stepping."""
+        self._progress.waiting(reason)
+
+    def say(self, message: str) -> None:
+        """One line for the person who watches."""
+        self._progress.say(message)
+
+    def flush(self) -> None:
+        """Make the learner's log durable."""
+        self._learner_log.flush()
+
+    def summary(self) -> list[str]:
+        """Held-out pass rates before and after, a line a task source."""
+        if len(self._reports) < 2:
+            return []
+        first, last = self._reports[0], self._reports[-1]
+        return [
+            f"{name}: held-out pass rate {first.by_env[name].value:.3f} at step {first.step} -> {rate.value:.3f} at step {last.step}"
+            for name, rate in last.by_env.items()
+            if name in first.by_env
+        ]
+
+
+def eval_metrics(report: EvalReport) -> list[EvalMetrics]:
+    """One record a task source."""
+    return [
+        EvalMetrics(
+            step=report.step,
+            time=time.time(),
+            split="heldout",
+            source=name,
+            passed=rate.passed,
+            graded=rate.graded,
+            ungraded=rate.ungraded,
+        )
+        for name, rate in report.by_env.items()
+    ]

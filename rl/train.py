@@ -1,0 +1,198 @@
+"""`rl train`: checks everything first, starts the parts, runs the ring, and leaves a checkpoint and a model behind."""
+
+import asyncio
+import hashlib
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.load import dump_config
+from configs.schema import Config
+from environments.sources.build import build_tasks
+from environments.sources.mixture import Mixture
+from rewards.registry import make_grader
+from rl.buffer import Buffer
+from rl.checkpoint import Checkpoints, LoopState
+from rl.filters import get_door, put_door, unfit_rollout
+from rl.log.runs import RunIdentity, RunPaths, prepare_run
+from rl.loop import Loop
+from rl.model import resolve_model
+from rl.observer import RunObserver
+from rl.placement import ActorContext, run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
+from rl.plan import Plan, make_plan
+from rl.progress import redirect_library_noise
+from rl.prompt import load_tokenizer
+from rl.records import Sampling
+from rl.sampling import make_sampling
+
+
+def train(config: Config, *, resume: bool, clean: bool) -> int:
+    """Run a training job to its end; the exit status (130 when it was interrupted and can be resumed).
+
+    Raises ValueError for anything that is wrong with the configuration, the data or the model before something is
+    written, and RunFailed when a part fails later.
+    """
+    plan = make_plan(config)
+    mixture = build_tasks(config)
+    for task in config.tasks.values():
+        make_grader(task.env)
+    model_path = resolve_model(config.model.path, gguf_file=config.model.gguf_file)
+    tokenizer = load_tokenizer(model_path)
+    sampling = make_sampling(config, tokenizer)
+    run = RunPaths(root=Path(config.run.dir) / config.run.name)
+    identity = prepare_run(run.root, resume=resume, clean=clean)
+    run.config.write_text(dump_config(config))
+    redirect_library_noise(run.library_log)
+    job = _Job(
+        config=config,
+        plan=plan,
+        mixture=mixture,
+        model_path=model_path,
+        sampling=sampling,
+        vocab_size=tokenizer.vocab_size,
+        run=run,
+        identity=identity,
+    )
+    return asyncio.run(_train(job, resume=resume))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """A checked configuration and everything made from it."""
+
+    config: Config
+    plan: Plan
+    mixture: Mixture
+    model_path: Path
+    sampling: Sampling
+    vocab_size: int
+    run: RunPaths
+    identity: RunIdentity
+
+
+async def _train(job: _Job, *, resume: bool) -> int:
+    config, run = job.config, job.run
+    checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
+    notes: list[str] = []
+    restored = checkpoints.newest(say=notes.append) if resume else None
+    if resume and restored is None:
+        notes.append("no usable checkpoint: starting again from step 0")
+    observer = RunObserver(config, run=run, identity=job.identity, restored_step=restored[1].version if restored else 0)
+    with observer:
+        for note in notes:
+            observer.say(note)
+        start_ray(job.plan, model_bytes=weight_bytes(job.model_path))
+        try:
+            model_path = await _starting_model(job, observer)
+            interrupted = await _ring(job, observer, model_path=model_path, checkpoints=checkpoints, restored=restored)
+        finally:
+            stop_ray()
+        for line in observer.summary():
+            observer.say(line)
+        if interrupted:
+            observer.say("stopped cleanly; the same command with --resume goes on")
+    return 130 if interrupted else 0
+
+
+async def _ring(
+    job: _Job, observer: RunObserver, *, model_path: Path, checkpoints: Checkpoints, restored: tuple[Path, LoopState] | None
+) -> bool:
+    """Start the parts, go round the ring, export the model. Returns whether it was interrupted."""
+    config, plan = job.config, job.plan
+    context = ActorContext(
+        config=config, model_path=model_path, run_dir=job.run.root, run_id=job.identity.run_id, attempt=job.identity.attempt
+    )
+    observer.say(f"starting {plan.ranks} learner rank(s), {plan.replicas} generator(s), {plan.workers} rollout worker(s)")
+    cluster = await start_cluster(context, plan=plan, with_learner=True)
+    try:
+        assert cluster.learner is not None
+        loop = Loop(
+            config,
+            mixture=job.mixture,
+            sampling=job.sampling,
+            learner=cluster.learner,
+            generators=cluster.generators,
+            rollouts=cluster.rollouts,
+            buffer=Buffer(
+                batch_size=config.rollout.prompts_per_step,
+                max_staleness=config.rollout.max_staleness,
+                put_door=put_door(config, vocab_size=job.vocab_size),
+                get_door=get_door(config),
+            ),
+            checkpoints=checkpoints,
+            observer=observer,
+            unfit=unfit_rollout(config.filters, vocab_size=job.vocab_size),
+            config_fingerprint=fingerprint(config),
+        )
+        if restored is not None:
+            loop.restore(restored[1])
+            await cluster.learner.load(restored[0] / "learner")
+            observer.say(f"resumed after step {restored[1].version}")
+        interrupted = _stop_on_signals(loop, observer)
+        await loop.run()
+        if not interrupted.is_set():
+            await cluster.learner.export(job.run.root / "model")
+    finally:
+        await cluster.close()
+    return interrupted.is_set()
+
+
+def fingerprint(config: Config) -> str:
+    """Hash of the settings that a resume must share with the run it continues. Lengths, processes and logging may differ."""
+    kept = (config.model, config.sampling, config.objective, config.filters, config.learner.optimizer_steps_per_batch)
+    batch = (config.rollout.prompts_per_step, config.rollout.samples_per_prompt, config.rollout.max_staleness, config.rollout.max_turns)
+    return hashlib.blake2b(repr((kept, batch, config.run.seed)).encode(), digest_size=8).hexdigest()
+
+
+def _stop_on_signals(loop: Loop, observer: RunObserver) -> asyncio.Event:
+    """First Ctrl-C or SIGTERM: finish the step, save, stop. A second one ends the process at once."""
+    interrupted = asyncio.Event()
+    events = asyncio.get_running_loop()
+
+    def stop() -> None:
+        observer.say("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
+        interrupted.set()
+        loop.stop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            events.remove_signal_handler(name)
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        events.add_signal_handler(name, stop)
+    return interrupted
+
+
+async def _starting_model(job: _Job, observer: RunObserver) -> Path:
+    """The configured model, or what the warm start makes of it: supervised on the problems' own solutions, once a run."""
+    settings, done = job.config.warm_start, job.run.root / "warm_start"
+    if not settings.steps:
+        return job.model_path
+    if done.is_dir():
+        return done
+    # Only now: TRL costs seconds and hundreds of megabytes.
+    from rl.warm_start import SftExample, warm_start
+
+    examples = []
+    for index in range(settings.n_examples):
+        problem = job.mixture.at(index)
+        solution = problem.reference.get("solution")
+        if not isinstance(solution, str):
+            raise ValueError(
+                f"warm_start.steps is {settings.steps}, but problem {problem.task.id} of tasks.{problem.source} has no solution to "
+                "learn from: set tasks.*.solution, or warm_start.steps=0"
+            )
+        examples.append(SftExample(prompt=problem.task.prompt, answer=solution))
+    observer.say(f"warm start: {settings.steps} supervised steps on {len(examples)} examples")
+    work = done.with_suffix(".tmp")
+    await run_remotely(
+        warm_start,
+        threads=job.plan.learner_threads,
+        model_path=job.model_path,
+        examples=examples,
+        out=work,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        seed=job.config.run.seed,
+    )
+    return work.rename(done)

@@ -1,0 +1,195 @@
+"""The rollout worker with real environments, graders and tokenizer, and a generator that says what a test wants."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.schema import Config, ModelConfig, RolloutConfig, RunConfig, SamplingConfig, TaskConfig
+from environments.records import Message, Problem, StepResult, StopReason, Task
+from environments.registry import environment
+from rewards.registry import reward
+from rewards.score import ScoreStatus
+from rl.prompt import ChatTokenizer, Renderer, load_tokenizer
+from rl.records import Completion, GenerateRequest, RolloutGroup, Sampling
+from rl.rollout import GroupJob, GroupOutcome, RolloutWorker
+from rl.tokenizer import save_tiny_tokenizer
+from tests.fakes import make_problem
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    save_tiny_tokenizer(folder)
+    return load_tokenizer(folder)
+
+
+class ScriptedGenerator:
+    """Answers sample i of a request with what `reply(episode, turn)` says."""
+
+    def __init__(self, tokenizer: ChatTokenizer, reply: Callable[[str, int], str]) -> None:
+        self.tokenizer = tokenizer
+        self.reply = reply
+        self.requests: list[GenerateRequest] = []
+        self.released: list[str] = []
+
+    async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]:
+        self.requests.append(request)
+        turn = int(request.key.split(".")[1])
+        return tuple(self._completion(self.reply(episode, turn)) for episode in request.episodes)
+
+    async def release(self, episodes: Sequence[str]) -> None:
+        self.released += episodes
+
+    def _completion(self, text: str) -> Completion:
+        ids = np.array([*self.tokenizer.encode(text), self.tokenizer.stop_ids[0]], np.int32)
+        zeros = np.zeros(len(ids), np.float32)
+        return Completion(token_ids_T=ids, logprobs_T=zeros, versions_T=zeros.astype(np.int32), stop_reason=StopReason.STOP_TOKEN)
+
+
+def make_config(*, retries: int = 1, max_turns: int = 4, max_prompt: int = 200) -> Config:
+    return Config(
+        run=RunConfig(name="t"),
+        model=ModelConfig(path="m", max_prompt_tokens=max_prompt, context_length=400),
+        tasks={"fake": TaskConfig(kind="programs", env="math")},
+        sampling=SamplingConfig(max_tokens=16),
+        rollout=RolloutConfig(samples_per_prompt=3, retries=retries, max_turns=max_turns),
+    )
+
+
+def run_group(
+    tokenizer: ChatTokenizer, generator: ScriptedGenerator, problem: Problem, *, config: Config | None = None
+) -> tuple[GroupOutcome, list[RolloutGroup]]:
+    written: list[RolloutGroup] = []
+
+    async def body() -> GroupOutcome:
+        worker = RolloutWorker(config or make_config(), renderer=Renderer(tokenizer), generators=[generator], write_group=written.append)
+        job = GroupJob(
+            group_id="00000000",
+            index=0,
+            problem=problem,
+            split="train",
+            n_samples=3,
+            dispatch_version=0,
+            sampling=Sampling(max_tokens=16),
+            seed=1,
+        )
+        try:
+            return await worker.run_group(job)
+        finally:
+            await worker.close()
+
+    return asyncio.run(body()), written
+
+
+def test_samples_share_one_prefill_and_are_graded(tokenizer: ChatTokenizer) -> None:
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: r"\boxed{4}" if episode.endswith("-1") else r"\boxed{5}")
+    outcome, written = run_group(tokenizer, generator, make_problem())
+    assert outcome.group is not None and written == [outcome.group]
+    assert len(generator.requests) == 1 and len(set(generator.requests[0].seeds)) == 3
+    assert [r.score.status for r in outcome.group.rollouts] == [ScoreStatus.POLICY_FAIL, ScoreStatus.OK, ScoreStatus.POLICY_FAIL]
+    assert generator.released == ["00000000-0", "00000000-1", "00000000-2"]
+    assert all(r.timings["generate"] >= 0 and r.stop_reason is StopReason.DONE for r in outcome.group.rollouts)
+
+
+def test_a_prompt_over_the_limit_is_dropped_by_name(tokenizer: ChatTokenizer) -> None:
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: "x")
+    outcome, written = run_group(tokenizer, generator, make_problem(), config=make_config(max_prompt=3))
+    assert (outcome.group, outcome.dropped, written, generator.requests) == (None, "prompt_too_long", [], [])
+    assert len(generator.released) == 3
+
+
+class Counter:
+    """Adds numbers over several turns: a multi-turn environment."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.turn = 0
+
+    async def reset(self) -> tuple[Message, ...]:
+        return self.task.prompt
+
+    async def step(self, action: Message) -> StepResult:
+        self.turn += 1
+        if action.content == "stop":
+            return StepResult(done=True, stop_reason=StopReason.DONE)
+        return StepResult(messages=(Message(role="user", content=f"seen {action.content}"),), done=False)
+
+    async def close(self) -> None:
+        return None
+
+
+environment("test-counter")(Counter)
+
+
+@reward("test-counter")
+def counted(problem: Problem, response: str) -> float:
+    return 1.0 if response == "stop" else -1.0
+
+
+def test_multi_turn_keeps_sampled_tokens_and_extends_the_context(tokenizer: ChatTokenizer) -> None:
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: "stop" if turn == 2 else f"t{turn}")
+    outcome, _ = run_group(tokenizer, generator, make_problem(env="test-counter"))
+    assert outcome.group is not None
+    rollout = outcome.group.rollouts[0]
+    assert [turn.text for turn in rollout.turns] == ["t0", "t1", "stop"]
+    own = [r for r in generator.requests if r.episodes[0] == rollout.rollout_id]
+    for earlier, later in itertools.pairwise(own):
+        assert later.prompt_ids_P[: len(earlier.prompt_ids_P)].tolist() == earlier.prompt_ids_P.tolist()
+    whole = np.concatenate([ids for turn in rollout.turns[:2] for ids in (turn.context_ids_P, turn.completion.token_ids_T)])
+    assert own[-1].prompt_ids_P[: len(whole)].tolist() == whole.tolist(), "sampled tokens reappear as they were sampled"
+    assert rollout.score.status is ScoreStatus.OK
+
+
+def test_the_turn_budget_ends_the_episode_with_its_own_reason(tokenizer: ChatTokenizer) -> None:
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: "go on")
+    outcome, _ = run_group(tokenizer, generator, make_problem(env="test-counter"), config=make_config(max_turns=2))
+    assert outcome.group is not None
+    assert {r.stop_reason for r in outcome.group.rollouts} == {StopReason.MAX_TURNS}
+    assert {len(r.turns) for r in outcome.group.rollouts} == {2}
+
+
+_failures: dict[str, int] = {"left": 0}
+
+
+class Flaky(Counter):
+    """Fails as often as the test says, then works."""
+
+    async def step(self, action: Message) -> StepResult:
+        if _failures["left"] > 0:
+            _failures["left"] -= 1
+            raise OSError("sandbox is gone")
+        return StepResult(done=True, stop_reason=StopReason.DONE)
+
+
+environment("test-flaky")(Flaky)
+
+
+@reward("test-flaky")
+def flaky(problem: Problem, response: str) -> float:
+    return 1.0
+
+
+def test_an_infrastructure_failure_is_repeated_and_then_forgotten(tokenizer: ChatTokenizer) -> None:
+    _failures["left"] = 2
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: "stop")
+    outcome, _ = run_group(tokenizer, generator, make_problem(env="test-flaky"), config=make_config(retries=1))
+    assert outcome.group is not None
+    assert [r.score.status for r in outcome.group.rollouts] == [ScoreStatus.OK] * 3
+    assert len(generator.requests) == 2, "only the failed samples are sampled again, together"
+    assert len(generator.requests[1].episodes) == 2
+    assert set(generator.requests[1].seeds) <= set(generator.requests[0].seeds)
+
+
+def test_a_lasting_infrastructure_failure_gives_no_reward(tokenizer: ChatTokenizer) -> None:
+    _failures["left"] = 1000
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: "stop")
+    outcome, written = run_group(tokenizer, generator, make_problem(env="test-flaky"))
+    assert outcome.group is not None and len(written) == 1
+    for rollout in outcome.group.rollouts:
+        assert rollout.score.status is ScoreStatus.INFRA and rollout.score.reward is None
+        assert rollout.error_type == "OSError" and "sandbox is gone" in rollout.score.reason
+        assert rollout.stop_reason is StopReason.ERROR
