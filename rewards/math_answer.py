@@ -42,7 +42,7 @@ _ONLY_TEXT = re.compile(rf"{_TEXT_MACRO} ?\{{([^{{}}]*)\}}")
 _TEXT_UNIT = re.compile(rf"^(.*[^ ]) ?{_TEXT_MACRO} ?\{{([^{{}}]*)\}} ?(?:\^ ?\{{? ?([23]) ?\}}?)?$")
 _WORD_UNIT = re.compile(r"^(.*[0-9})\]]) +([A-Za-z][A-Za-z ./-]*?) ?(?:\^ ?\{? ?([23]) ?\}?)?$")
 _DEGREES = re.compile(r" ?(?:\^ ?(?:\{ ?\\circ ?\}|\\circ)|°)$")
-_BASED = re.compile(r"([0-9A-F]+) ?_ ?(?:\{ ?([0-9]+) ?\}|([0-9]+))")
+_BASED = re.compile(r"([0-9][0-9A-Fa-f]*|[0-9A-F]+(?=_16$|_\{16\}$)) ?_ ?(?:\{ ?([0-9]+) ?\}|([0-9]+))")
 _EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|([0-9]))")
 _FACTORIAL = re.compile(r"([0-9]*)[ ]?(!+)")
 
@@ -257,7 +257,11 @@ def _without_unit(text: str) -> Answer:
 def _unit_name(words: str) -> str:
     """Canonical unit; empty when the words are no unit."""
     name = " ".join(words.strip().strip(".").split())
-    if not name or any(character.isdigit() for character in name) or any(word in _NO_UNITS for word in name.casefold().split()):
+    if (
+        not name
+        or not all(character.isalpha() or character in " ./-'°%" for character in name)
+        or any(word in _NO_UNITS for word in name.casefold().split())
+    ):
         return ""
     if len(name) == 1 and name not in _LETTER_UNITS:
         return ""  # a symbol, as in `5 x`
