@@ -36,10 +36,10 @@ $(READY): setup.py
 	@.ci/system "$(PYTHON)"
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { echo "setup: creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
 	@echo "setup: installing the project and its dependencies (about 2 GB, some minutes the first time)"
-	@$(PIP) install --quiet --progress-bar off --editable '.[dev]'
+	@$(PIP) install --quiet --quiet --progress-bar off --editable '.[dev]'
 	@touch $@
 
 $(READY_TRACKERS): $(READY)
 	@echo "setup: installing the optional trackers"
-	@$(PIP) install --quiet --progress-bar off --editable '.[dev,trackers]'
+	@$(PIP) install --quiet --quiet --progress-bar off --editable '.[dev,trackers]'
 	@touch $@

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from configs.schema import Checked, Config, resolved
 
@@ -121,15 +121,17 @@ def _override_layer(text: str) -> Layer:
     names = key.split(".")
     if not equals or not all(names):
         raise ValueError(f"override {text!r} is not of the form section.name=value, for example run.steps=10")
+    is_text = str in _alternatives(_hint_of(names))
+    value: Any = raw
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else _first_line(error)
-        raise ValueError(f"override {text!r}: the value is not valid YAML: {problem}") from error
-    value = cast(dict[str, Any], parsed)["value"]
-    if str in _alternatives(_hint_of(names)) and not isinstance(value, str):
+        parsed = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]), resolve=False))["value"]
         # Text stays as typed: a prompt such as {question}, or a name such as 007, is not YAML.
-        value = None if value is None and raw else raw
+        if not is_text or isinstance(parsed, str) or (parsed is None and raw):
+            value = parsed
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        if not is_text:
+            problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else _first_line(error)
+            raise ValueError(f"override {text!r}: the value is not valid YAML: {problem}") from error
     for name in reversed(names):
         value = {name: value}
     return Layer(origin=f"override {text!r}", values=value)
@@ -150,6 +152,9 @@ def _merge(merged: DictConfig, layer: Layer) -> DictConfig:
                 value = {name: value}
             try:
                 OmegaConf.merge(merged, OmegaConf.create(value))
+            except GrammarParseError as refusal:
+                fix = "; write \\${ for a plain ${"
+                raise ValueError(f"{layer.origin}: {leaf.key} is {leaf.value!r}, not a valid interpolation{fix}") from refusal
             except OmegaConfBaseException as refusal:
                 raise _wrong_type(leaf, layer.origin) from refusal
         raise ValueError(f"{layer.origin}: {_first_line(error)}") from error

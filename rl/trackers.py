@@ -76,6 +76,7 @@ class WandbTracker:
             import wandb
         except ImportError as error:
             raise ValueError("log.wandb is true, but the package is missing: pip install wandb, or set it to false") from error
+        self._teardown = wandb.teardown
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "rl"),
             name=config.run.name,
@@ -98,8 +99,9 @@ class WandbTracker:
         self._run.log({**dict(eval_scalars(metrics)), "eval_step": metrics.step})
 
     def close(self) -> None:
-        """End the run."""
+        """End the run, and wait for W&B's own process: only it knows when the file is complete."""
         self._run.finish()
+        self._teardown()
 
 
 def step_scalars(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
