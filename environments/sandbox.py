@@ -153,24 +153,31 @@ class Bubblewrap:
             with contextlib.ExitStack() as stack:
                 uid = stack.enter_context(_slot_uid()) if self._is_root else None
                 status_read, status_write = os.pipe()
-                status = stack.enter_context(open(status_read, "rb", buffering=0))
+                stack.callback(os.close, status_read)
                 os.set_blocking(status_read, False)
                 with contextlib.ExitStack() as passed:
                     passed.callback(os.close, status_write)
                     file_fds = {_box_path(name): _memory_file(content, stack=passed) for name, content in files.items()}
                     command = self._command(argv, uid=uid, status_fd=status_write, file_fds=file_fds, limits=limits)
                     started = time.monotonic()
-                    process = await asyncio.create_subprocess_exec(
-                        *command,
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                        pass_fds=(status_write, *file_fds.values()),
-                        env={},
-                        cwd="/",
-                        start_new_session=True,
+                    launch = asyncio.ensure_future(
+                        asyncio.create_subprocess_exec(
+                            *command,
+                            stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE,
+                            pass_fds=(status_write, *file_fds.values()),
+                            env={},
+                            cwd="/",
+                            start_new_session=True,
+                        )
                     )
-                box = _RunningBox(process=process, status_fd=status.fileno(), output_bytes=limits.output_bytes)
+                    try:
+                        process = await asyncio.shield(launch)
+                    except asyncio.CancelledError:  # asyncio's own cleanup would kill bubblewrap before it can reap the box
+                        await _RunningBox(process=await launch, status_fd=status_read, output_bytes=limits.output_bytes).abort()
+                        raise
+                box = _RunningBox(process=process, status_fd=status_read, output_bytes=limits.output_bytes)
                 return await box.finish(stdin=stdin, wall_seconds=limits.wall_seconds, started=started)
 
     def _command(
@@ -231,8 +238,7 @@ class _RunningBox:
                 self._feed(stdin), self._drain(self._process.stdout), self._drain(self._process.stderr), self._process.wait()
             )
         except BaseException:
-            self._kill()
-            await self._process.wait()
+            await self.abort()
             raise
         finally:
             alarm.cancel()
@@ -247,6 +253,11 @@ class _RunningBox:
             wall_seconds=time.monotonic() - started,
             killed_by=self._killed_by or ("kernel" if exit_code == 137 else None),
         )
+
+    async def abort(self) -> None:
+        """Kill the box and wait until it is gone."""
+        self._kill()
+        await self._process.wait()
 
     async def _feed(self, stdin: bytes) -> None:
         assert self._process.stdin is not None
@@ -271,15 +282,18 @@ class _RunningBox:
 
     def _kill(self) -> None:
         """Kill the box's pid 1, and with it the box; bubblewrap then reaps it and ends, which leaves no zombie."""
+        asyncio.get_running_loop().call_later(_KILL_GRACE_SECONDS, self._kill_launcher)
+        self._kill_child()
+
+    def _kill_child(self) -> None:
         if self._process.returncode is not None:
             return
         child = self._status().get("child-pid")
-        if child is None:
-            self._kill_launcher()
+        if child is None:  # still being set up
+            asyncio.get_running_loop().call_later(0.01, self._kill_child)
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, 9)
-        asyncio.get_running_loop().call_later(_KILL_GRACE_SECONDS, self._kill_launcher)
 
     def _kill_launcher(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -229,6 +229,21 @@ print("done")
     assert box_processes() == []
 
 
+def test_cancelling_at_any_moment_leaves_nothing() -> None:
+    async def main() -> None:
+        box = Bubblewrap(slots=4)
+        await box.check()
+
+        async def cancelled_after(seconds: float) -> None:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(box.run((*box.python, "-c", "import time; time.sleep(60)")), timeout=seconds)
+
+        await asyncio.gather(*(cancelled_after(0.002 * number) for number in range(40)))
+
+    asyncio.run(main())
+    assert box_processes() == []
+
+
 def test_the_program_cannot_kill_its_box_from_inside() -> None:
     assert output_of("import os, signal\nos.kill(1, 9)\ntry: os.kill(-1, 9)\nexcept OSError: pass\nprint('alive')") == "alive\n"
 
