@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ class Import:
     """Executed when the module is imported: not inside a function, not under TYPE_CHECKING."""
 
 
+@cache
 def sources() -> dict[str, Path]:
     """Module name: file, of the project's packages."""
     found = {}
@@ -70,6 +72,7 @@ def imports_of(tree: ast.AST, *, module: str, is_package: bool) -> Iterator[Impo
                 yield Import(target=f"{base}.{alias.name}", line=node.lineno, at_start=node not in late)
 
 
+@cache
 def all_imports() -> dict[str, list[Import]]:
     return {
         name: list(imports_of(ast.parse(path.read_text(), str(path)), module=name, is_package=path.name == "__init__.py"))
