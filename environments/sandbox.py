@@ -16,15 +16,27 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from environments.sandbox_host import (
+    HELP,
+    STAGING_DIR,
+    Interpreter,
+    SandboxError,
+    SandboxUnavailable,
+    Staging,
+    find_tool,
+    others_reach,
+    system_mounts,
+)
+
+__all__ = ["Bubblewrap", "Execution", "Limits", "SandboxError", "SandboxUnavailable"]
 
 KilledBy = Literal["wall", "output", "kernel"]
 
@@ -36,20 +48,6 @@ _free_slots: deque[int] = deque(range(_SLOTS_PER_PROCESS))
 _KILL_GRACE_SECONDS = 2.0
 """How long bubblewrap may take to notice that its child was killed before it is killed too."""
 _PROBE_WALL_SECONDS = 60.0
-_STAGING_DIR = "/run"
-"""Where a private mount namespace shows an interpreter that other users cannot reach on the host."""
-_HELP = (
-    "programs can only run in a bubblewrap sandbox: install bubblewrap 0.8 or newer and util-linux "
-    "(Debian: apt-get install bubblewrap util-linux) on a kernel that allows unprivileged user namespaces"
-)
-
-
-class SandboxError(RuntimeError):
-    """The sandbox failed, not the program in it."""
-
-
-class SandboxUnavailable(SandboxError):
-    """The sandbox cannot work on this machine; the message says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,12 +103,10 @@ class Bubblewrap:
         self._lock = asyncio.Lock()
         self._checked = False
         self._is_root = os.geteuid() == 0
-        self._bwrap, self._prlimit = _tool("bwrap"), _tool("prlimit")
-        self._interpreter = _Interpreter.locate()
-        self._staging = (
-            _Staging.make(self._interpreter.prefix) if self._is_root and not _others_reach(self._interpreter.executable) else None
-        )
-        self._setpriv = _tool("setpriv") if self._is_root else ""
+        self._bwrap, self._prlimit = find_tool("bwrap"), find_tool("prlimit")
+        self._interpreter = Interpreter.locate()
+        self._staging = Staging.make(self._interpreter.prefix) if self._is_root and not others_reach(self._interpreter.executable) else None
+        self._setpriv = find_tool("setpriv") if self._is_root else ""
 
     @property
     def python(self) -> tuple[str, ...]:
@@ -127,10 +123,10 @@ class Bubblewrap:
                     (*self.python, "-c", "print(6 * 7)"), stdin=b"", files={}, limits=Limits(wall_seconds=_PROBE_WALL_SECONDS)
                 )
             except (SandboxError, OSError) as error:
-                raise SandboxUnavailable(f"{_HELP}; a first run failed: {error}") from error
+                raise SandboxUnavailable(f"{HELP}; a first run failed: {error}") from error
             if execution.stdout != b"42\n":
                 detail = execution.stderr.decode(errors="replace").strip() or f"exit code {execution.exit_code}"
-                raise SandboxUnavailable(f"{_HELP}; a first run gave no output: {detail}")
+                raise SandboxUnavailable(f"{HELP}; a first run gave no output: {detail}")
             self._checked = True
 
     async def run(
@@ -190,7 +186,7 @@ class Bubblewrap:
             else (self._setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--no-new-privs", "--")
         )
         enter = () if self._staging is None else self._staging.enter
-        source = self._interpreter.prefix if self._staging is None else Path(_STAGING_DIR)
+        source = self._interpreter.prefix if self._staging is None else Path(STAGING_DIR)
         disk = str(limits.disk_mb << 20)
         limit_flags = (
             f"--nproc={limits.processes}",
@@ -207,7 +203,7 @@ class Bubblewrap:
             *("--unshare-user", "--uid", "1000", "--gid", "1000", "--disable-userns", "--cap-drop", "ALL"),
             *("--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
             *("--hostname", "box", "--die-with-parent", "--new-session", "--json-status-fd", str(status_fd)),
-            *_system_mounts(),
+            *system_mounts(),
             *self._interpreter.mounts(source=source),
             *("--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"),
             *("--size", disk, "--tmpfs", "/tmp", "--size", disk, "--tmpfs", "/work"),
@@ -309,95 +305,6 @@ class _RunningBox:
         for line in self._status_text.split(b"\n")[:-1]:  # whole lines only
             merged.update(json.loads(line))
         return merged
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Interpreter:
-    """This process's interpreter, as installed (not its virtual environment)."""
-
-    prefix: Path
-    executable: Path
-
-    @staticmethod
-    def locate() -> "_Interpreter":
-        executable, prefix = Path(sys.executable).resolve(), Path(sys.base_prefix).resolve()
-        if not executable.is_relative_to(prefix):
-            raise SandboxUnavailable(
-                f"the interpreter {executable} lies outside its own prefix {prefix}: use a regular Python installation"
-            )
-        return _Interpreter(prefix=prefix, executable=executable)
-
-    def mounts(self, *, source: Path) -> tuple[str, ...]:
-        """Bind the executable and its libraries, found under `source`, at their usual paths; hide installed packages."""
-        library = self.prefix / "lib"
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        packages = [path for path in (library / version / "site-packages", library / "python3" / "dist-packages") if path.is_dir()]
-        hide = tuple(word for path in packages for word in ("--tmpfs", str(path), "--remount-ro", str(path)))
-        if self.prefix == Path("/usr"):  # bound already
-            return hide
-        inside = source / self.executable.relative_to(self.prefix)
-        return ("--ro-bind", str(inside), str(self.executable), "--ro-bind", str(source / "lib"), str(library), *hide)
-
-
-class _Staging:
-    """A private mount namespace in which the interpreter's prefix is visible to every user at `_STAGING_DIR`.
-
-    Root's interpreter may lie below a folder that other users cannot enter (`/root`). The host's own mounts stay as they are.
-    """
-
-    def __init__(self, *, namespace_fd: int) -> None:
-        self._namespace_fd = namespace_fd
-        # By way of this process, so that no descriptor of the namespace is inherited by the box.
-        self.enter = (_tool("nsenter"), f"--mount=/proc/{os.getpid()}/fd/{namespace_fd}", "--")
-
-    @staticmethod
-    def make(prefix: Path) -> "_Staging":
-        script = f'mount --bind "$0" {_STAGING_DIR} && echo ready && read -r _'
-        command = (_tool("unshare"), "--mount", "--propagation", "private", "--", "/bin/sh", "-c", script, str(prefix))
-        path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=path, cwd="/") as holder:
-            assert holder.stdin is not None and holder.stdout is not None and holder.stderr is not None
-            ready = holder.stdout.readline() == b"ready\n"
-            namespace_fd = os.open(f"/proc/{holder.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC) if ready else -1
-            holder.stdin.close()
-            if not ready:
-                detail = holder.stderr.read().decode(errors="replace").strip()
-                raise SandboxUnavailable(
-                    f"the interpreter {prefix} cannot be read by other users and no private mount can show it to the sandbox ({detail}): "
-                    "install Python where every user can read it, or run as an ordinary user"
-                )
-        return _Staging(namespace_fd=namespace_fd)
-
-    def close(self) -> None:
-        if self._namespace_fd >= 0:
-            os.close(self._namespace_fd)
-            self._namespace_fd = -1
-
-
-def _tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise SandboxUnavailable(f"`{name}` was not found on PATH; {_HELP}")
-    return path
-
-
-def _others_reach(path: Path) -> bool:
-    """Whether a user without any group of ours may enter every folder above `path`."""
-    return all(parent.stat().st_mode & 0o001 for parent in path.parents)
-
-
-def _system_mounts() -> tuple[str, ...]:
-    """Read-only system programs and libraries: /usr/bin and /usr/lib*, and /bin and /lib* as this system has them."""
-    mounts: list[str] = []
-    for name in ("bin", "lib", "lib64"):
-        usr, top = Path("/usr") / name, Path("/") / name
-        if usr.is_dir():
-            mounts += ["--ro-bind", str(usr), str(usr)]
-        if top.is_symlink():
-            mounts += ["--symlink", os.readlink(top), str(top)]
-        elif top.is_dir():
-            mounts += ["--ro-bind", str(top), str(top)]
-    return (*mounts, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache")
 
 
 @contextlib.contextmanager
