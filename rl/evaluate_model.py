@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ def evaluate_command(config: Config, *, model_path: Path | None, samples: int | 
             context = ActorContext(
                 config=config, model_path=path, run_dir=paths.root, run_id=identity.run_id, attempt=1, weights_from_disk=True
             )
-            cluster = await start_cluster(context, plan=plan, with_learner=False)
+            cluster = await start_cluster(context, plan=plan, with_learner=False, say=lambda message: print(message, file=sys.stderr))
             try:
                 reports = [
                     await evaluate_heldout(

@@ -288,20 +288,16 @@ def _first_line(error: BaseException) -> str:
 class GeneratorPool:
     """All generator replicas: publishes weights, and brings a restarted replica up to date."""
 
-    def __init__(self, actors: Sequence[Any], *, timeout: float) -> None:
+    def __init__(self, actors: Sequence[Any], *, timeout: float, say: Callable[[str], None]) -> None:
         self._actors = actors
         self._timeout = timeout
+        self._say = say
         self._buckets: list[Any] = []
         self._version = -1
         self._incarnations: list[str] = [""] * len(actors)
         self._expected: list[set[str]] = [set() for _ in actors]
         self._load_lock = asyncio.Lock()
         self._lost: list[int] = [0] * len(actors)
-
-    @property
-    def restarts(self) -> int:
-        """How many times a replica had to be brought back."""
-        return sum(self._lost)
 
     async def load(self, buckets: list[Any], version: int) -> str:
         """Swap the weights of all replicas; returns the checksum of the version.
@@ -344,6 +340,7 @@ class GeneratorPool:
                 if incarnation != self._incarnations[i]:
                     async with self._load_lock:
                         await self._load_one(i)
+                    self._say(f"generator {i} died and was restarted with the weights of version {self._version}")
 
     async def _load_one(self, i: int) -> str:
         async def load() -> str:
@@ -372,12 +369,13 @@ class GeneratorPool:
 class RolloutPool:
     """All rollout workers: sends each job to the least busy one and replaces workers that die."""
 
-    def __init__(self, make_actor: Callable[[str], Any], *, count: int, generators: GeneratorPool) -> None:
+    def __init__(self, make_actor: Callable[[str], Any], *, count: int, generators: GeneratorPool, say: Callable[[str], None]) -> None:
         self._make_actor = make_actor
+        self._say = say
         self._generators = generators
         self._actors = [make_actor(f"w{i}") for i in range(count)]
         self._load = [0] * count
-        self.restarts = 0
+        self._restarts = 0
 
     @property
     def actors(self) -> Sequence[Any]:
@@ -402,8 +400,9 @@ class RolloutPool:
                 if attempt == _RESTARTS:
                     raise PartDied(f"rollout worker {i} died {attempt + 1} times on group {job.group_id}: {_first_line(error)}") from error
                 if self._actors[i] is actor:
-                    self.restarts += 1
-                    self._actors[i] = self._make_actor(f"w{i}r{self.restarts}")
+                    self._restarts += 1
+                    self._actors[i] = self._make_actor(f"w{i}r{self._restarts}")
+                    self._say(f"rollout worker {i} died and was restarted; its unfinished groups start again")
             except RayTaskError as error:
                 raise _cause(error) from error
             finally:
@@ -494,8 +493,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool) -> Cluster:
-    """Start all actors and wait until the generators and learner ranks are built. `start_ray` must have run."""
+async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool, say: Callable[[str], None]) -> Cluster:
+    """Start all actors and wait until the generators and learner ranks are built. `start_ray` must have run.
+
+    `say` hears about parts that were restarted.
+    """
     config = context.config
     timeout = config.rollout.timeout
     # Ray's stubs do not know actor classes made without the decorator.
@@ -516,8 +518,8 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
     worker_class: Any = ray.remote(RolloutActor).options(
         num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": _threads_environment(1)}
     )
-    pool = GeneratorPool(generators, timeout=timeout)
-    rollouts = RolloutPool(lambda name: worker_class.remote(context, generators, name), count=plan.workers, generators=pool)
+    pool = GeneratorPool(generators, timeout=timeout, say=say)
+    rollouts = RolloutPool(lambda name: worker_class.remote(context, generators, name), count=plan.workers, generators=pool, say=say)
     group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE)) if with_learner else None
     cluster = Cluster(learner=group, generators=pool, rollouts=rollouts, handles=Handles(learners=learners, generators=generators))
     await _started("generator", [actor.incarnation.remote() for actor in generators])

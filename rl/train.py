@@ -103,7 +103,7 @@ async def _ring(
         config=config, model_path=model_path, run_dir=job.run.root, run_id=job.identity.run_id, attempt=job.identity.attempt
     )
     observer.say(f"starting {plan.ranks} learner rank(s), {plan.replicas} generator(s), {plan.workers} rollout worker(s)")
-    cluster = await start_cluster(context, plan=plan, with_learner=True)
+    cluster = await start_cluster(context, plan=plan, with_learner=True, say=observer.say)
     try:
         assert cluster.learner is not None
         loop = Loop(

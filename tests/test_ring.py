@@ -1,0 +1,138 @@
+"""The whole ring for real: Ray actors, DeepSpeed, the torch engine, the log. Determinism, resume, and parts that die."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rl.log.query import RunLog
+from tests.ring import actor_pids, descendants, finish, make_tiny_model, metrics, model_bytes, rl, start, wait_for_step, write_config
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted strictly on-policy run with one rollout worker."""
+    folder = tmp_path_factory.mktemp("reference")
+    output = rl("train", write_config(folder, model=model))
+    assert "held-out pass rate" in output
+    return folder / "runs" / "tiny"
+
+
+def test_a_run_learns_and_leaves_everything_behind(reference: Path) -> None:
+    recorded = metrics(reference)
+    assert [step.step for step in recorded.steps] == [1, 2, 3, 4, 5, 6]
+    assert all(step.staleness_max == 0 for step in recorded.steps)
+    assert max(abs(step.kl) for step in recorded.steps) < 1e-6, "generator and learner agree on the logprobs"
+    assert {line.step for line in recorded.evals} == {0, 6}
+    assert (reference / "config.yaml").is_file() and (reference / "model" / "config.json").is_file()
+    assert sorted(path.name for path in (reference / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+
+
+def test_the_log_has_every_rollout_once(reference: Path) -> None:
+    with RunLog(reference) as reader:
+        rows = list(reader.query("SELECT count(*), count(DISTINCT rollout_id) FROM rollouts WHERE split = 'train'").rows)
+        assert rows == [(6 * 4 * 4, 6 * 4 * 4)]
+        assert list(reader.query("SELECT count(*) FROM learner").rows) == [(6 * 4 * 4,)]
+        versions = list(reader.query("SELECT DISTINCT dispatch_version FROM rollouts WHERE split = 'train' ORDER BY 1").rows)
+        assert versions == [(v,) for v in range(6)]
+
+
+@pytest.mark.parametrize("workers", [3])
+def test_the_number_of_rollout_workers_changes_no_bit(reference: Path, model: Path, tmp_path: Path, workers: int) -> None:
+    rl("train", write_config(tmp_path, model=model), f"rollout.workers={workers}")
+    assert model_bytes(tmp_path / "runs" / "tiny") == model_bytes(reference)
+
+
+def test_a_killed_run_resumes_bit_for_bit(reference: Path, model: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model=model)
+    run = tmp_path / "runs" / "tiny"
+    process = start("train", config)
+    wait_for_step(process, run, 3)
+    below = descendants(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    for _ in range(100):
+        alive = [pid for pid in below if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]]
+        if not alive:
+            break
+        time.sleep(0.2)
+    assert not alive, "a killed run leaves no process behind"
+    output = rl("train", config, "--resume")
+    assert "resumed after step" in output
+    assert model_bytes(run) == model_bytes(reference)
+    with RunLog(run) as reader:
+        assert list(reader.query("SELECT count(*), count(DISTINCT rollout_id) FROM rollouts WHERE split = 'train'").rows) == [(96, 96)]
+
+
+def test_async_with_two_ranks_stays_within_the_bound(model: Path, tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path, model=model, run={"steps": 8, "threads": 2}, rollout={"max_staleness": 2, "workers": 2}, learner={"ranks": 2}
+    )
+    rl("train", config)
+    run = tmp_path / "runs" / "tiny"
+    recorded = metrics(run)
+    assert len(recorded.steps) == 8
+    assert all(step.staleness_max <= 2 for step in recorded.steps)
+    assert any(step.staleness_mean > 0 for step in recorded.steps), "nothing ran ahead of the learner"
+    for tensor in load_file(next((run / "model").glob("*.safetensors"))).values():
+        assert torch.isfinite(tensor).all()
+
+
+def test_ctrl_c_stops_cleanly_and_the_run_goes_on(reference: Path, model: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model=model)
+    run = tmp_path / "runs" / "tiny"
+    process = start("train", config)
+    wait_for_step(process, run, 1)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, status=130)
+    assert "--resume goes on" in output
+    assert "Traceback" not in output
+    rl("train", config, "--resume")
+    assert model_bytes(run) == model_bytes(reference)
+
+
+def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model=model, run={"steps": 30}, rollout={"max_staleness": 1})
+    run = tmp_path / "runs" / "tiny"
+    process = start("train", config)
+    wait_for_step(process, run, 2)
+    for name in ("RolloutActor", "GeneratorActor"):
+        (pid,) = actor_pids(process.pid, name)
+        os.kill(pid, signal.SIGKILL)
+    output = finish(process)
+    assert len(metrics(run).steps) == 30
+    assert "restarted" in output
+
+
+def test_a_dead_learner_ends_the_run_by_name(model: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model=model, run={"steps": 1000})
+    process = start("train", config)
+    wait_for_step(process, tmp_path / "runs" / "tiny", 1)
+    (pid,) = actor_pids(process.pid, "LearnerActor")
+    os.kill(pid, signal.SIGKILL)
+    output = finish(process, status=1)
+    assert "learner rank 0 died" in output
+    assert "Traceback" not in output
+
+
+def test_a_nan_loss_stops_and_says_which_rollouts(model: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model=model, run={"steps": 1000}, learner={"learning_rate": 1e30, "grad_clip": 0.0})
+    output = finish(start("train", config), status=1)
+    assert "not finite" in output and "0000000" in output
+    assert "Traceback" not in output
+    checkpoints = sorted((tmp_path / "runs" / "tiny" / "checkpoints").glob("step-*"))
+    for checkpoint in checkpoints:
+        state = torch.load(checkpoint / "learner" / "rank-00000.pt", weights_only=True)
+        assert all(np.isfinite(master.numpy()).all() for master in state["masters"])
