@@ -41,6 +41,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=[f"{room}{below}" for room in ("rl", "rewards", "environments", "configs") for below in ("", ".*")]),
     package_data={"configs": ["*.yaml", "**/*"]},
+    exclude_package_data={"": ["*.pyc"]},
     install_requires=REQUIREMENTS,
     extras_require={
         "dev": ["pytest>=9,<10", "pytest-timeout>=2.4,<3", "ruff>=0.17.6,<0.18", "mypy>=2.4,<2.5", "pre-commit>=4.7,<5"],

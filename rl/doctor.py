@@ -134,7 +134,7 @@ def check_build_tools(which: Callable[[str], str | None] = shutil.which) -> Iter
     """deepspeed compiles its CPU communication op with these."""
     beside_python = Path(sys.executable).parent / "ninja"
     yield _program("g++", which("g++"), fix="apt-get install g++")
-    yield _program("ninja", which("ninja") or (str(beside_python) if beside_python.is_file() else None), fix="pip install ninja")
+    yield _program("ninja program", which("ninja") or (str(beside_python) if beside_python.is_file() else None), fix="pip install ninja")
 
 
 def check_sandbox() -> Item:

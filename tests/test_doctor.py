@@ -94,6 +94,8 @@ def test_exit_status(state: str, required: bool, status: int, monkeypatch: pytes
 
 def test_whole_machine() -> None:
     items = check_machine()
-    assert {"python", "torch import", "g++", "ninja", "sandbox", "docker", "disk", "memory", "/dev/shm"} <= {item.name for item in items}
+    assert {"python", "torch import", "g++", "ninja program", "sandbox", "docker", "disk", "memory", "/dev/shm"} <= {
+        item.name for item in items
+    }
     assert all(item.fix for item in items if item.state != "on")
     assert not any(item.fix for item in items if item.state == "on")
