@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -38,7 +39,6 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if ON_GPU else "cpu")  # deepspee
 import deepspeed  # noqa: E402
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-_SHARD_BYTES = 4 << 30
 _NO_CLIP = 1e30
 """Stands for "no clipping": DeepSpeed checks the gradient norm for infinities and NaN only when it clips."""
 
@@ -171,7 +171,11 @@ class Learner:
             micro_batch.source_N,
             micro_batch.targets_N,
         )
-        return tuple(torch.from_numpy(array).to(self._device) for array in arrays)
+        return tuple(self._tensor(array) for array in arrays)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        """A copy on the device: arrays out of an object store are read-only."""
+        return torch.tensor(array, device=self._device)
 
     def _accumulate(self, micro_batch: MicroBatch, *, old_N: Tensor | None, totals: StepTotals) -> None:
         """Forward, loss and backward of one micro-batch."""
@@ -180,18 +184,15 @@ class Learner:
         if self._objective.needs_old and old_N is None:
             old_N = logprobs_N.detach()
 
-        def on_device(array: Any) -> Tensor:
-            return torch.from_numpy(array).to(self._device)
-
         output = self._objective(
             LossInputs(
                 logprobs_N=logprobs_N,
-                behaviour_logprobs_N=on_device(micro_batch.behaviour_logprobs_N),
+                behaviour_logprobs_N=self._tensor(micro_batch.behaviour_logprobs_N),
                 old_logprobs_N=old_N,
                 reference_logprobs_N=reference_N,
-                advantages_N=on_device(micro_batch.advantages_N),
-                weights_N=on_device(micro_batch.weights_N),
-                sample_N=on_device(micro_batch.sample_N),
+                advantages_N=self._tensor(micro_batch.advantages_N),
+                weights_N=self._tensor(micro_batch.weights_N),
+                sample_N=self._tensor(micro_batch.sample_N),
                 n_samples=len(micro_batch.rollout_ids),
             )
         )

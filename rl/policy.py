@@ -50,34 +50,37 @@ def _attention_for(config: Any, token_ids_BL: Tensor) -> str:
 class _ChunkedLogprobs(torch.autograd.Function):
     """log softmax(hidden @ weight.T) at the targets, and its entropy, `chunk` tokens at a time in both directions.
 
-    The backward pass recomputes each chunk's logits: with p = softmax(logits) and upstream gradient g,
-    d logits = g * (onehot(target) - p). The entropy carries no gradient.
+    The backward pass computes each chunk's logits again, save the last one's, which are kept: with p = softmax(logits) and
+    upstream gradient g, d logits = g * (onehot(target) - p). The entropy carries no gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, targets_N: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         logprobs_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_NH.device)
         entropies_N = torch.empty_like(logprobs_N)
+        logits_CV = hidden_NH.new_empty(0, len(weight_VH))
         for start in range(0, len(targets_N), chunk):
             rows = slice(start, start + chunk)
-            logp_CV = torch.log_softmax(hidden_NH[rows] @ weight_VH.T, dim=-1, dtype=torch.float32)
+            logits_CV = hidden_NH[rows] @ weight_VH.T
+            logp_CV = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
             logprobs_N[rows] = logp_CV.gather(1, targets_N[rows, None])[:, 0]
             entropies_N[rows] = -torch.linalg.vecdot(logp_CV.exp(), logp_CV)
-        ctx.save_for_backward(hidden_NH, weight_VH, targets_N)
+        ctx.save_for_backward(hidden_NH, weight_VH, targets_N, logits_CV)
         ctx.chunk = chunk
         ctx.mark_non_differentiable(entropies_N)
         return logprobs_N, entropies_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        hidden_NH, weight_VH, targets_N = ctx.saved_tensors
+        hidden_NH, weight_VH, targets_N, last_logits_CV = ctx.saved_tensors
         grad_N = grads[0]
         grad_hidden_NH = torch.empty_like(hidden_NH)
         grad_weight_VH = torch.zeros_like(weight_VH) if ctx.needs_input_grad[1] else None
         for start in range(0, len(targets_N), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             hidden_CH, grad_C1, target_C1 = hidden_NH[rows], grad_N[rows, None], targets_N[rows, None]
-            grad_logits_CV = torch.softmax(hidden_CH @ weight_VH.T, dim=-1, dtype=torch.float32).mul_(-grad_C1)
+            logits_CV = last_logits_CV if start + ctx.chunk >= len(targets_N) else hidden_CH @ weight_VH.T
+            grad_logits_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32).mul_(-grad_C1)
             grad_logits_CV.scatter_add_(1, target_C1, grad_C1)
             grad_CV = grad_logits_CV.to(weight_VH.dtype)
             del grad_logits_CV
