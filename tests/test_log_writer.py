@@ -104,6 +104,7 @@ def test_tokens_can_be_left_out(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM rollouts)") == [(0, 2)]
 
 
+ROOT = Path(__file__).parents[1]
 _KILLED = """
 import sys
 from pathlib import Path
@@ -121,7 +122,7 @@ for index in range(10**9):
 def test_kill_9_loses_no_flushed_group_and_leaves_nothing_torn(tmp_path: Path) -> None:
     for kill in range(3):
         run = tmp_path / str(kill)
-        process = subprocess.Popen([sys.executable, "-c", _KILLED, str(run)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", _KILLED, str(run)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert process.stdout is not None
         flushed = 0
         for line in process.stdout:
@@ -160,7 +161,7 @@ def test_a_manifest_cannot_point_outside_the_log(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     for path in ("../secret.parquet", str(outside)):
         entry = {"dataset": "rollouts", "path": path, "bytes": 1, "rows": 1}
-        (tmp_path / "log" / "manifest-evil.jsonl").write_text(json.dumps({"parts": [entry]}) + "\n")
+        (tmp_path / "log" / "manifest-evil.jsonl").write_text(json.dumps({"parts": [entry], "groups": []}) + "\n")
         assert read_manifests(tmp_path / "log").sealed == ()
 
 

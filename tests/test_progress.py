@@ -147,6 +147,8 @@ def test_real_imports_stay_quiet_and_their_messages_reach_the_file(tmp_path: Pat
         "transformers.utils.logging.get_logger('transformers.test').warning('from transformers')\n"
         "warnings.warn('from python')\n"
     )
-    found = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
     assert found.stdout == "" and found.stderr == ""
     assert "from transformers" in path.read_text() and "from python" in path.read_text()

@@ -34,7 +34,9 @@ _STYLE: Any = {
     "grid.linewidth": 0.8,
     "xtick.color": _INK,
     "ytick.color": _INK,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "legend.borderpad": 0.2,
     "legend.fontsize": 8,
     "figure.dpi": 150,
 }
@@ -118,12 +120,12 @@ def _length(axis: Axes, metrics: Metrics) -> None:
 
 
 def _entropy_and_kl(axis: Axes, metrics: Metrics) -> None:
-    _curve(axis, metrics.steps, lambda m: m.entropy, color=_COLORS[3], label="entropy (left)")
+    _curve(axis, metrics.steps, lambda m: m.entropy, color=_COLORS[3], smooth=True, label="entropy (left)")
     axis.set_title("Entropy and mismatch KL (nats a token)")
     right = axis.twinx()
     right.grid(False)
     positive = [m for m in metrics.steps if m.kl > 0]
-    _curve(right, positive, lambda m: m.kl, color=_COLORS[4], label="mismatch KL (right)")
+    _curve(right, positive, lambda m: m.kl, color=_COLORS[4], smooth=True, label="mismatch KL (right)")
     if positive:
         right.set_yscale("log")
     handles = [*axis.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
@@ -134,7 +136,7 @@ def _entropy_and_kl(axis: Axes, metrics: Metrics) -> None:
 def _staleness(axis: Axes, metrics: Metrics) -> None:
     steps = [m.step for m in metrics.steps]
     axis.plot(steps, [m.staleness_max for m in metrics.steps], color=_COLORS[5], lw=1, alpha=0.5, drawstyle="steps-mid", label="maximum")
-    _curve(axis, metrics.steps, lambda m: m.staleness_mean, color=_COLORS[5], label="mean")
+    _curve(axis, metrics.steps, lambda m: m.staleness_mean, color=_COLORS[5], smooth=True, label="mean")
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axis.set_title("Staleness of trained tokens (versions)")

@@ -58,6 +58,7 @@ class RunLog:
         parts = read_manifests(paths.log)
         self.problems = parts.problems
         """One sentence for each part that is listed but damaged or gone; its rows are missing from the views."""
+        self._repeated = parts.repeated and any(part.dataset == "rollouts" for part in parts.sealed)
         files: dict[str, list[str]] = {name: [] for name in DATASETS}
         for part in parts.sealed:
             files[part.dataset].append(str(part.path.resolve()))
@@ -123,15 +124,10 @@ class RunLog:
             stale = "SELECT 1 FROM attempts a WHERE a.attempt > r.attempt AND a.restored_step < r.train_step"
             self._connection.execute(f"CREATE VIEW learner AS SELECT * FROM {source} r WHERE NOT EXISTS ({stale})")
             return
-        if name == "rollouts":
+        if name == "rollouts" and self._repeated:
             self._connection.execute(f"CREATE TABLE superseded AS {_superseded(source)}")
-        repeated = self._connection.execute("SELECT count(*) FROM superseded").fetchone() if self._has_rollouts() else None
-        where = " WHERE (rollout_id, attempt, logged) NOT IN (FROM superseded)" if repeated and repeated[0] else ""
+        where = " WHERE (rollout_id, attempt, logged) NOT IN (FROM superseded)" if self._repeated else ""
         self._connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}{where}")
-
-    def _has_rollouts(self) -> bool:
-        found = self._connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'superseded'").fetchone()
-        return found is not None and found[0] > 0
 
     def _lock(self, files: Sequence[str]) -> None:
         """From here on only the sealed parts can be opened, and no setting can be changed."""

@@ -52,6 +52,8 @@ class Parts:
     sealed: tuple[Part, ...]
     problems: tuple[str, ...]
     """One sentence for each listed part that is missing or has another size than the manifest says."""
+    repeated: bool
+    """Whether some group was written more than once: by two attempts, or by a worker that died before it delivered."""
 
 
 class PartWriter:
@@ -71,8 +73,8 @@ class PartWriter:
         except OSError as error:
             raise LogWriteError(explain(error, self._manifest)) from error
 
-    def seal(self, pieces: Sequence[Piece]) -> None:
-        """Write all pieces; they become visible together."""
+    def seal(self, pieces: Sequence[Piece], *, groups: Sequence[str] = ()) -> None:
+        """Write all pieces; they become visible together. `groups` are the ids of the rollout groups in them."""
         if not pieces:
             return
         written: list[Path] = []
@@ -86,7 +88,7 @@ class PartWriter:
                 parts.append(_write_part(piece, path))
             self._sync_folders({part.path.parent for part in parts})
             path = self._manifest
-            self._append(parts)
+            self._append(parts, groups)
         except OSError as error:
             for leftover in written:
                 leftover.unlink(missing_ok=True)
@@ -110,14 +112,14 @@ class PartWriter:
                 _sync_folder(self._folder)
                 self._synced.add(folder)
 
-    def _append(self, parts: Sequence[Part]) -> None:
+    def _append(self, parts: Sequence[Part], groups: Sequence[str]) -> None:
         entries = [
             {"dataset": part.dataset, "path": str(part.path.relative_to(self._folder)), "bytes": part.n_bytes, "rows": part.n_rows}
             for part in parts
         ]
         before = os.fstat(self._fd).st_size
         try:
-            write_all(self._fd, json.dumps({"parts": entries}).encode() + b"\n")
+            write_all(self._fd, json.dumps({"parts": entries, "groups": list(groups)}).encode() + b"\n")
             os.fsync(self._fd)
         except OSError:
             os.ftruncate(self._fd, before)
@@ -128,16 +130,19 @@ def read_manifests(folder: Path) -> Parts:
     """All sealed parts of a run's `log` folder, in a stable order."""
     sealed: list[Part] = []
     problems: list[str] = []
+    groups: list[str] = []
     for manifest in sorted(folder.glob("manifest-*.jsonl")):
         for line in manifest.read_bytes().split(b"\n"):
-            for part in _parse(line, folder):
+            parts, named = _parse(line, folder)
+            groups += named
+            for part in parts:
                 size = part.path.stat().st_size if part.path.is_file() else None
                 if size == part.n_bytes:
                     sealed.append(part)
                 else:
                     found = "is missing" if size is None else f"has {size} bytes"
                     problems.append(f"{part.path} {found}; its manifest says {part.n_bytes} bytes")
-    return Parts(sealed=tuple(sealed), problems=tuple(problems))
+    return Parts(sealed=tuple(sealed), problems=tuple(problems), repeated=len(set(groups)) < len(groups))
 
 
 def explain(error: OSError, path: Path) -> str:
@@ -159,16 +164,18 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _parse(line: bytes, folder: Path) -> list[Part]:
+def _parse(line: bytes, folder: Path) -> tuple[list[Part], list[str]]:
+    """Parts and group ids of one manifest line; nothing of a line that is torn or points out of the folder."""
     try:
-        entries = json.loads(line)["parts"]
+        record = json.loads(line)
+        entries, groups = record["parts"], [str(group) for group in record["groups"]]
         parts = [
             Part(dataset=str(e["dataset"]), path=folder / str(e["path"]), n_bytes=int(e["bytes"]), n_rows=int(e["rows"])) for e in entries
         ]
     except (ValueError, KeyError, TypeError):
-        return []  # torn by a kill, or being written right now
+        return [], []  # torn by a kill, or being written right now
     inside = all(part.dataset in DATASETS and ".." not in part.path.parts and part.path.is_relative_to(folder) for part in parts)
-    return parts if inside else []
+    return (parts, groups) if inside else ([], [])
 
 
 def _write_part(piece: Piece, path: Path) -> Part:

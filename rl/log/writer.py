@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from rl.log.runs import RunPaths
-from rl.log.storage import LogWriteError, PartWriter, Piece
+from rl.log.storage import LogWriteError, PartWriter
 from rl.log.tables import LearnerRow, LoggedGroup, group_pieces, learner_pieces, learner_rows
 from rl.records import RolloutGroup, StepStats, TrainSample
 
@@ -28,9 +28,9 @@ Item = TypeVar("Item")
 class _Queue(Generic[Item]):
     """A bounded queue whose thread seals what has gathered. Its first failure is everyone's."""
 
-    def __init__(self, parts: PartWriter, *, to_pieces: Callable[[Sequence[Item]], list[Piece]]) -> None:
-        self._parts = parts
-        self._to_pieces = to_pieces
+    def __init__(self, *, seal: Callable[[Sequence[Item]], None], close: Callable[[], None]) -> None:
+        self._seal = seal
+        self._close = close
         self._changed = threading.Condition()
         self._waiting: list[tuple[Item, int]] = []
         self._cost = 0
@@ -70,7 +70,7 @@ class _Queue(Generic[Item]):
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        self._parts.close()
+        self._close()
         self._check()
 
     def _check(self) -> None:
@@ -88,7 +88,7 @@ class _Queue(Generic[Item]):
                 self._changed.wait_for(self._urgent, timeout=max(0.0, pause))
                 batch, self._waiting = self._waiting, []
             try:
-                self._parts.seal(self._to_pieces([item for item, _ in batch]))
+                self._seal([item for item, _ in batch])
             except BaseException as error:  # whatever it is, the callers must hear of it
                 with self._changed:
                     self._failure = error
@@ -111,14 +111,18 @@ class RolloutWriter:
         """`writer` names the worker in file names; without `tokens` that dataset is left out."""
         self._run_id = run_id
         self._attempt = attempt
-        parts = PartWriter(RunPaths(root=run_dir).log, writer=writer, attempt=attempt)
-        self._queue: _Queue[LoggedGroup] = _Queue(parts, to_pieces=lambda groups: group_pieces(groups, tokens=tokens))
+        self._tokens = tokens
+        self._parts = PartWriter(RunPaths(root=run_dir).log, writer=writer, attempt=attempt)
+        self._queue: _Queue[LoggedGroup] = _Queue(seal=self._seal, close=self._parts.close)
 
     def write_group(self, group: RolloutGroup) -> None:
         """Hand over a finished group: its rows become visible together."""
         item = LoggedGroup(group=group, run_id=self._run_id, attempt=self._attempt, logged=time.time())
         cost = sum(len(t.context_ids_P) + len(t.completion.token_ids_T) for r in group.rollouts for t in r.turns)
         self._queue.put(item, cost=cost + 1)
+
+    def _seal(self, items: Sequence[LoggedGroup]) -> None:
+        self._parts.seal(group_pieces(items, tokens=self._tokens), groups=[item.group.group_id for item in items])
 
     def flush(self) -> None:
         """Make every group handed over durable and visible; call it before a checkpoint that relies on them."""
@@ -140,8 +144,8 @@ class LearnerWriter:
 
     def __init__(self, run_dir: Path, *, attempt: int) -> None:
         self._attempt = attempt
-        parts = PartWriter(RunPaths(root=run_dir).log, writer="learner", attempt=attempt)
-        self._queue: _Queue[list[LearnerRow]] = _Queue(parts, to_pieces=lambda steps: learner_pieces([r for step in steps for r in step]))
+        self._parts = PartWriter(RunPaths(root=run_dir).log, writer="learner", attempt=attempt)
+        self._queue: _Queue[list[LearnerRow]] = _Queue(seal=self._seal, close=self._parts.close)
 
     def write_step(
         self,
@@ -169,6 +173,9 @@ class LearnerWriter:
         )
         if rows:
             self._queue.put(rows, cost=len(rows) + sum(len(sample.token_ids_T) for sample in samples))
+
+    def _seal(self, steps: Sequence[list[LearnerRow]]) -> None:
+        self._parts.seal(learner_pieces([row for step in steps for row in step]))
 
     def flush(self) -> None:
         """Make every step handed over durable and visible."""
