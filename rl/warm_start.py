@@ -82,7 +82,7 @@ def warm_start(
         trainer.train()
         model = trainer.model
         assert isinstance(model, PreTrainedModel)
-        model.to(dtype=DTYPES[dtype])
+        torch.nn.Module.to(model, DTYPES[dtype])
         save_model(model, tokenizer, out)
     return out
 
@@ -140,7 +140,6 @@ def _quiet() -> Iterator[None]:
     noisy = [logging.getLogger(name) for name in ("trl", "accelerate", "datasets")]
     levels = [logger.level for logger in noisy]
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     disable_progress_bars()
     for logger in noisy:
         logger.setLevel(logging.ERROR)
@@ -150,6 +149,5 @@ def _quiet() -> Iterator[None]:
         for logger, level in zip(noisy, levels, strict=True):
             logger.setLevel(level)
         transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
         if not bars_were_off:
             enable_progress_bars()
