@@ -1,0 +1,295 @@
+"""The decoder stack of Llama and CWM checkpoints for generation: prefill of prompts, one decode step of all running rows.
+
+It loads a Hugging Face folder into fused weights (q, k, v in one matrix; gate and up in one) and hands out views of them under
+their Hugging Face names. No gradients, no sampling, no scheduling.
+
+    tokens ─► embedding ─► L x (norm ─► qkv ─► rope ─► attention ─► out ─► norm ─► gate, up ─► silu ─► down) ─► norm ─► head
+
+Axis suffixes: B rows, P prompt positions, C tokens of one prefill chunk, E hidden, H query heads, K key/value heads, A all of
+both, D head dimension, L cached columns, V vocabulary.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from transformers import AutoConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from rl.engines.kv import KVCache, PromptKV, ring
+
+SUPPORTED_TYPES = ("llama", "cwm")
+SUPPORTED_ROPES = ("default", "linear", "llama3")
+"""Rotary scalings whose frequencies do not depend on the sequence."""
+PREFILL_TOKENS = 2048
+"""Tokens that go through the layers together in a prefill: bounds its activations whatever the prompt's length."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """What of a checkpoint's configuration the decoder needs."""
+
+    vocab: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    windows: tuple[int | None, ...]
+    """Sliding window of each layer in tokens (the token itself included); None for full attention."""
+    norm_eps: float
+    tied: bool
+    """The embedding is the output head as well."""
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """Read a transformers configuration. Raises ValueError for what this decoder does not compute."""
+        if config.model_type not in SUPPORTED_TYPES:
+            raise ValueError(f"model_type is {config.model_type!r}; the torch engine runs {' and '.join(SUPPORTED_TYPES)}")
+        for name, supported in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+            if getattr(config, name, supported) != supported:
+                raise ValueError(f"{name} is {getattr(config, name)!r}; the torch engine runs {supported!r} only")
+        rope_type = config.rope_parameters["rope_type"]
+        if rope_type not in SUPPORTED_ROPES:
+            raise ValueError(f"rope_parameters.rope_type is {rope_type!r}; the torch engine runs {', '.join(SUPPORTED_ROPES)}")
+        kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+        return cls(
+            vocab=config.vocab_size,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            windows=tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds),
+            norm_eps=config.rms_norm_eps,
+            tied=config.tie_word_embeddings,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Layer:
+    """Weights of one layer, [out, in] as in torch.nn.Linear."""
+
+    attention_norm_E: torch.Tensor
+    qkv: torch.Tensor
+    """[(H + 2K) * D, E]: the rows of q, then k, then v."""
+    out: torch.Tensor
+    mlp_norm_E: torch.Tensor
+    gate_up: torch.Tensor
+    """[2 * intermediate, E]: the rows of gate, then up."""
+    down: torch.Tensor
+
+    @classmethod
+    def empty(cls, shape: Shape, dtype: torch.dtype) -> "Layer":
+        """Allocated, not filled."""
+        width = shape.heads * shape.head_dim
+        return cls(
+            attention_norm_E=torch.empty(shape.hidden, dtype=dtype),
+            qkv=torch.empty(width + 2 * shape.kv_heads * shape.head_dim, shape.hidden, dtype=dtype),
+            out=torch.empty(shape.hidden, width, dtype=dtype),
+            mlp_norm_E=torch.empty(shape.hidden, dtype=dtype),
+            gate_up=torch.empty(2 * shape.intermediate, shape.hidden, dtype=dtype),
+            down=torch.empty(shape.hidden, shape.intermediate, dtype=dtype),
+        )
+
+    def named(self, shape: Shape, prefix: str) -> dict[str, torch.Tensor]:
+        """Hugging Face name -> view of the fused weight; every view is contiguous."""
+        kv_width = shape.kv_heads * shape.head_dim
+        q, k, v = self.qkv.split([shape.heads * shape.head_dim, kv_width, kv_width])
+        gate, up = self.gate_up.split(shape.intermediate)
+        weights = {
+            "input_layernorm": self.attention_norm_E,
+            "self_attn.q_proj": q,
+            "self_attn.k_proj": k,
+            "self_attn.v_proj": v,
+            "self_attn.o_proj": self.out,
+            "post_attention_layernorm": self.mlp_norm_E,
+            "mlp.gate_proj": gate,
+            "mlp.up_proj": up,
+            "mlp.down_proj": self.down,
+        }
+        return {f"{prefix}.{name}.weight": weight for name, weight in weights.items()}
+
+
+class Decoder:
+    """One policy on the CPU. Results of a row depend on the other rows only by the rounding of the matrix products."""
+
+    def __init__(self, model_path: Path, *, dtype: torch.dtype) -> None:
+        """Load a Hugging Face folder.
+
+        Raises:
+            ValueError: another architecture or variant than supported, or a checkpoint whose tensors do not fit its config.
+        """
+        config = AutoConfig.from_pretrained(model_path, local_files_only=True)
+        self.shape = Shape.of(config)
+        self.dtype = dtype
+        rotary = LlamaRotaryEmbedding(config=config)
+        self._frequencies_D: torch.Tensor = torch.cat([rotary.inv_freq, rotary.inv_freq]).float()
+        self._rope_scale = float(rotary.attention_scaling)
+        self._embedding = torch.empty(self.shape.vocab, self.shape.hidden, dtype=dtype)
+        self._head = self._embedding if self.shape.tied else torch.empty_like(self._embedding)
+        self._norm_E = torch.empty(self.shape.hidden, dtype=dtype)
+        self._layers = [Layer.empty(self.shape, dtype) for _ in self.shape.windows]
+        self._load(model_path)
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Hugging Face state-dict name -> view into the weights in use; a tied head is listed as the embedding only."""
+        named = {"model.embed_tokens.weight": self._embedding}
+        for i, layer in enumerate(self._layers):
+            named |= layer.named(self.shape, f"model.layers.{i}")
+        named["model.norm.weight"] = self._norm_E
+        if not self.shape.tied:
+            named["lm_head.weight"] = self._head
+        return named
+
+    def make_cache(self, *, rows: int) -> KVCache:
+        """An empty cache for at most `rows` sequences."""
+        shape = self.shape
+        return KVCache(windows=shape.windows, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=self.dtype, rows=rows)
+
+    def prefill(self, prompts: Sequence[np.ndarray]) -> PromptKV:
+        """Run B prompts (int32[P] each, of any lengths) together; long ones go through in chunks."""
+        shape = self.shape
+        lengths_B = torch.tensor([len(prompt) for prompt in prompts])
+        n_rows, length = len(prompts), int(lengths_B.max())
+        tokens_BP = torch.zeros(n_rows, length, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            tokens_BP[row, : len(prompt)] = torch.from_numpy(prompt)
+        # Right padding: under a causal mask no token of a prompt sees what follows it.
+        buffers = [torch.empty(2, n_rows, shape.kv_heads, length, shape.head_dim, dtype=self.dtype) for _ in self._layers]
+        last_BE = torch.empty(n_rows, shape.hidden, dtype=self.dtype)
+        chunk = max(1, PREFILL_TOKENS // n_rows)
+        for start in range(0, length, chunk):
+            end = min(start + chunk, length)
+            hidden_BCE = self._prefill_chunk(tokens_BP[:, start:end], buffers, start=start)
+            ends_here = ((lengths_B > start) & (lengths_B <= end)).nonzero().squeeze(1)
+            last_BE[ends_here] = hidden_BCE[ends_here, lengths_B[ends_here] - 1 - start]
+        keys, values = zip(
+            *([ring(part, lengths_B, window) for part in buffer] for buffer, window in zip(buffers, shape.windows, strict=True)),
+            strict=True,
+        )
+        return PromptKV(keys=keys, values=values, logits_BV=self._logits(last_BE))
+
+    def decode(self, tokens_B: torch.Tensor, positions_B: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """float32[B, V]: raw logits after feeding `tokens_B` at `positions_B` to the rows 0..B-1 of the cache.
+
+        The cache must fit position max(positions_B); all of its columns take part, masked where a row has not reached them.
+        """
+        n_rows = len(tokens_B)
+        cos_BAD, sin_BAD = self._rope(positions_B)
+        rows = torch.arange(n_rows)
+        n_columns = max(keys.shape[2] for keys in cache.keys_RKLD)
+        unseen_BL = torch.arange(n_columns) > positions_B.unsqueeze(1)
+        mask_B1L = torch.zeros(n_rows, 1, n_columns, dtype=self.dtype).masked_fill_(unseen_BL.unsqueeze(1), -torch.inf)
+        hidden_BE = self._embedding[tokens_B]
+        for i, (layer, window) in enumerate(zip(self._layers, self.shape.windows, strict=True)):
+            q_BHD, k_BKD, v_BKD = self._qkv(layer, hidden_BE, cos_BAD, sin_BAD)
+            keys, values = cache.keys_RKLD[i], cache.values_RKLD[i]
+            column_B = positions_B if window is None else positions_B % window
+            keys[rows, :, column_B] = k_BKD
+            values[rows, :, column_B] = v_BKD
+            mixed_BX = self._attend(q_BHD, keys[:n_rows], values[:n_rows], mask_B1L)
+            hidden_BE = self._rest(layer, hidden_BE, mixed_BX)
+        return self._logits(hidden_BE)
+
+    def _attend(self, q_BHD: torch.Tensor, keys_BKLD: torch.Tensor, values_BKLD: torch.Tensor, mask_B1L: torch.Tensor) -> torch.Tensor:
+        """[B, H * D]: a plain batched product with the query heads of a group as rows (SDPA is five times slower here)."""
+        n_rows, n_columns = len(q_BHD), keys_BKLD.shape[2]
+        group = self.shape.heads // self.shape.kv_heads
+        q = q_BHD.reshape(n_rows * self.shape.kv_heads, group, self.shape.head_dim)
+        scores = torch.bmm(q, keys_BKLD.flatten(0, 1).transpose(1, 2))
+        scores.view(n_rows, self.shape.heads, n_columns).add_(mask_B1L[..., :n_columns])
+        return torch.bmm(torch.softmax(scores, dim=-1), values_BKLD.flatten(0, 1)).view(n_rows, -1)
+
+    def _prefill_chunk(self, tokens_BC: torch.Tensor, buffers: list[torch.Tensor], *, start: int) -> torch.Tensor:
+        """[B, C, E]: hidden states of positions start .. start + C - 1; writes their keys and values into the buffers."""
+        n_rows, length = tokens_BC.shape
+        end = start + length
+        cos_CAD, sin_CAD = self._rope(torch.arange(start, end))
+        masks = {window: _chunk_mask(start, end, window) for window in set(self.shape.windows)}
+        hidden_BCE = self._embedding[tokens_BC]
+        for layer, window, buffer in zip(self._layers, self.shape.windows, buffers, strict=True):
+            q, k, v = self._qkv(layer, hidden_BCE, cos_CAD, sin_CAD)
+            buffer[0, :, :, start:end], buffer[1, :, :, start:end] = k.transpose(1, 2), v.transpose(1, 2)
+            first = 0 if window is None else max(0, start - window + 1)
+            seen = buffer[:, :, :, first:end].repeat_interleave(self.shape.heads // self.shape.kv_heads, dim=2)
+            mask = masks[window]
+            mixed = F.scaled_dot_product_attention(q.transpose(1, 2), seen[0], seen[1], attn_mask=mask, is_causal=mask is None, scale=1.0)
+            hidden_BCE = self._rest(layer, hidden_BCE, mixed.transpose(1, 2).reshape(n_rows, length, -1))
+        return hidden_BCE
+
+    def _qkv(
+        self, layer: Layer, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q [..., H, D] (scaled by 1 / sqrt(D)), k and v [..., K, D]; `cos` and `sin` are those of `_rope`."""
+        shape = self.shape
+        fused = F.linear(self._normed(hidden, layer.attention_norm_E), layer.qkv).unflatten(-1, (-1, shape.head_dim))
+        qk, v = fused.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=-2)
+        low, high = qk.chunk(2, dim=-1)
+        turned = (qk * cos).addcmul_(torch.cat([high, low], dim=-1), sin)
+        q, k = turned.split([shape.heads, shape.kv_heads], dim=-2)
+        return q, k, v
+
+    def _rest(self, layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the attention's output projection and the MLP, [..., E]."""
+        hidden = F.linear(mixed, layer.out).add_(hidden)
+        gate, up = F.linear(self._normed(hidden, layer.mlp_norm_E), layer.gate_up).chunk(2, dim=-1)
+        return F.linear(F.silu(gate).mul_(up), layer.down).add_(hidden)
+
+    def _normed(self, hidden: torch.Tensor, weight_E: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(hidden, weight_E.shape, weight_E, self.shape.norm_eps)
+
+    def _logits(self, hidden_BE: torch.Tensor) -> torch.Tensor:
+        """float32[B, V]; the product itself is rounded to the model's dtype, as in transformers."""
+        return F.linear(self._normed(hidden_BE, self._norm_E), self._head).float()
+
+    def _rope(self, positions_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [N, A, D] for the q and k heads; q's carry the attention scale, and the rotated half's sign is in sin."""
+        heads, kv_heads, head_dim = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
+        angles_ND = positions_N.unsqueeze(1).float() * self._frequencies_D
+        scale_A1 = torch.cat([torch.full((heads, 1), head_dim**-0.5), torch.ones(kv_heads, 1)]) * self._rope_scale
+        sign_D = torch.ones(head_dim)
+        sign_D[: head_dim // 2] = -1
+        cos_NAD = angles_ND.cos().unsqueeze(1) * scale_A1
+        sin_NAD = (angles_ND.sin() * sign_D).unsqueeze(1) * scale_A1
+        return cos_NAD.to(self.dtype), sin_NAD.to(self.dtype)
+
+    def _load(self, model_path: Path) -> None:
+        """Copy every tensor of the folder's safetensors files into its view."""
+        missing = self.parameters()
+        index = model_path / "model.safetensors.index.json"
+        if index.is_file():
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        else:
+            files = ["model.safetensors"]
+        for name in files:
+            if not (model_path / name).is_file():
+                raise ValueError(f"model path {model_path}: {name} is not there; give a folder with safetensors weights")
+            with safe_open(model_path / name, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118  (not a mapping)
+                    target = missing.pop(key, None)
+                    if target is None:
+                        if key == "lm_head.weight" and self.shape.tied:
+                            continue
+                        raise ValueError(f"model path {model_path}: {name} holds {key}, which this architecture does not have")
+                    source = file.get_tensor(key)
+                    if source.shape != target.shape:
+                        raise ValueError(f"model path {model_path}: {key} is {tuple(source.shape)}, config.json says {tuple(target.shape)}")
+                    target.copy_(source)
+        if missing:
+            raise ValueError(f"model path {model_path}: {len(missing)} weights are missing, for example {next(iter(missing))}")
+
+
+def _chunk_mask(start: int, end: int, window: int | None) -> torch.Tensor | None:
+    """bool[C, columns] of what queries start..end-1 may see of the columns that a layer shows them; None for plain causal."""
+    if start == 0 and (window is None or end <= window):
+        return None
+    first = 0 if window is None else max(0, start - window + 1)
+    distance = torch.arange(start, end).unsqueeze(1) - torch.arange(first, end)
+    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
