@@ -112,6 +112,9 @@ class TaskConfig(Checked):
     answer_field: str = "answer"
     """jsonl and hf: the field that becomes `reference['answer']`."""
     id_field: str = "id"
+    solution: str | None = None
+    """Template of the ideal reply for a warm start; `{field}` may be any field of the row, the answer included. Sources that
+    know their solutions need none."""
     options: dict[str, Any] = field(default_factory=dict)
     """reasoning_gym, programs and plugin: arguments of the source (task names, ranges). hf: `name` of the data set's
     configuration and `revision`."""

@@ -13,10 +13,11 @@ from typing import Any
 from configs.schema import Config
 from environments.sources.build import build_tasks
 from rewards.registry import make_grader
+from rl.actors import ActorContext
 from rl.evaluate import EvalReport, PassRate, evaluate_heldout
 from rl.log.runs import RunPaths, prepare_run
 from rl.model import resolve_model
-from rl.placement import ActorContext, start_cluster, start_ray, stop_ray, weight_bytes
+from rl.placement import start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import make_plan
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer

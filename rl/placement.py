@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,15 +23,17 @@ if not os.environ.get("RAY_ADDRESS"):
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from configs.schema import Config
+from rl.actors import ActorContext, GeneratorActor, LearnerActor, RolloutActor
 from rl.errors import PartDied
 from rl.plan import Plan
-from rl.records import Batch, Completion, GenerateRequest, RolloutGroup, StepStats, WeightBucket
+from rl.records import Batch, Completion, GenerateRequest, StepStats
 from rl.rollout import GroupJob, GroupOutcome
 
 _START_DEADLINE = 300.0
 _RESTARTS = 3
 """How often one part may be restarted before the run is given up."""
+_RESTART_DEADLINE = 120.0
+"""Seconds in which a restarted generator must answer again."""
 _NOISE_OFF = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -42,114 +44,9 @@ _NOISE_OFF = {
 
 def _threads_environment(threads: int) -> dict[str, str]:
     count = str(threads)
-    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count, **_NOISE_OFF}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ActorContext:
-    """What every actor needs to build its logic class."""
-
-    config: Config
-    model_path: Path
-    run_dir: Path
-    run_id: str
-    attempt: int
-    weights_from_disk: bool = False
-    """True without a learner: generators answer with the checkpoint's own weights."""
-
-
-class LearnerActor:
-    """One ZeRO rank."""
-
-    def __init__(self, context: ActorContext, rank: int, world_size: int, init_method: str, threads: int) -> None:
-        from rl.learner import Learner
-
-        self._learner = Learner(
-            context.config, model_path=context.model_path, rank=rank, world_size=world_size, init_method=init_method, threads=threads
-        )
-
-    def ready(self) -> bool:
-        """Answers once the engine is built."""
-        return True
-
-    def train_step(self, batches: Sequence[Batch]) -> StepStats:
-        """One optimizer step for each batch."""
-        return self._learner.train_step(batches)
-
-    def publish(self, version: int) -> list[Any]:
-        """Put this rank's partition into the object store bucket by bucket; the references."""
-        return [ray.put(bucket) for bucket in self._learner.buckets(version)]
-
-    def save(self, folder: Path) -> None:
-        """Write this rank's state for an exact resume."""
-        self._learner.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
-        self._learner.load(folder)
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face checkpoint (all ranks take part, rank 0 writes)."""
-        self._learner.export(folder)
-
-    def close(self) -> None:
-        """Leave the process group."""
-        self._learner.close()
-
-
-class GeneratorActor:
-    """One generator replica. After a restart it answers only once the current weights have reached it."""
-
-    def __init__(self, context: ActorContext, threads: int) -> None:
-        import torch
-
-        from rl.engines.torch_engine import TorchEngine
-        from rl.generator import Generator
-
-        torch.set_num_threads(threads)
-        config = context.config
-        dtype = getattr(torch, config.generator.dtype or config.model.dtype)
-        engine = TorchEngine(context.model_path, dtype=dtype, slots=config.generator.slots, context_length=config.model.context_length)
-        self._generator = Generator(engine, lockstep=config.rollout.max_staleness == 0)
-        self._incarnation = uuid.uuid4().hex
-        self._seeded = asyncio.Event()
-        if context.weights_from_disk:
-            self._seeded.set()
-
-    async def incarnation(self) -> str:
-        """Changes when the actor was restarted."""
-        return self._incarnation
-
-    async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]:
-        """See Generator.generate."""
-        await self._seeded.wait()
-        return await self._generator.generate(request)
-
-    async def expect(self, episodes: Sequence[str]) -> None:
-        """See Generator.expect."""
-        await self._generator.expect(episodes)
-
-    async def release(self, episodes: Sequence[str]) -> None:
-        """See Generator.release."""
-        await self._generator.release(episodes)
-
-    async def begin_weights(self, version: int) -> None:
-        """See Generator.begin_weights."""
-        await self._generator.begin_weights(version)
-
-    async def load_bucket(self, bucket: WeightBucket) -> None:
-        """See Generator.load_bucket; the bucket is a view into the object store, not a copy."""
-        await self._generator.load_bucket(bucket)
-
-    async def commit_weights(self, version: int) -> str:
-        """See Generator.commit_weights."""
-        checksum = await self._generator.commit_weights(version)
-        self._seeded.set()
-        return checksum
-
-    async def pid(self) -> int:
-        """Process id, for fault injection and memory figures."""
-        return os.getpid()
+    # The ranks of a private Ray talk to each other over loopback.
+    local = {} if os.environ.get("RAY_ADDRESS") else {"GLOO_SOCKET_IFNAME": "lo"}
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count, **_NOISE_OFF, **local}
 
 
 class RemoteGenerator:
@@ -167,55 +64,14 @@ class RemoteGenerator:
         await _through_restarts(lambda: self._actor.release.remote(episodes))
 
 
-class RolloutActor:
-    """One rollout worker process."""
-
-    def __init__(self, context: ActorContext, generators: Sequence[Any], writer: str) -> None:
-        from environments.registry import load_plugins
-        from rl.log.writer import RolloutWriter
-        from rl.prompt import Renderer, load_tokenizer
-        from rl.rollout import RolloutWorker
-
-        config = context.config
-        load_plugins(config.run.plugins)
-        self._writer = RolloutWriter(
-            context.run_dir, run_id=context.run_id, attempt=context.attempt, writer=writer, tokens=config.log.tokens
-        )
-        self._worker = RolloutWorker(
-            config,
-            renderer=Renderer(load_tokenizer(context.model_path)),
-            generators=[RemoteGenerator(actor) for actor in generators],
-            write_group=self._write,
-        )
-
-    def _write(self, group: RolloutGroup) -> None:
-        self._writer.write_group(group)
-
-    async def run_group(self, job: GroupJob) -> GroupOutcome:
-        """Collect one group."""
-        return await self._worker.run_group(job)
-
-    async def flush(self) -> None:
-        """Make every finished group durable in the log."""
-        self._writer.flush()
-
-    async def close(self) -> None:
-        """End graders and the writer."""
-        await self._worker.close()
-        self._writer.close()
-
-    async def pid(self) -> int:
-        """Process id, for fault injection and memory figures."""
-        return os.getpid()
-
-
 async def _through_restarts(call: Callable[[], Awaitable[Any]]) -> Any:
     """Repeat a call while the actor is down; a call that fails for its own reasons raises at once."""
-    for attempt in range(_RESTARTS + 1):
+    deadline = time.monotonic() + _RESTART_DEADLINE
+    while True:
         try:
             return await call()
         except RayActorError:
-            if attempt == _RESTARTS:
+            if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(1.0)
 
@@ -297,7 +153,6 @@ class GeneratorPool:
         self._incarnations: list[str] = [""] * len(actors)
         self._expected: list[set[str]] = [set() for _ in actors]
         self._load_lock = asyncio.Lock()
-        self._lost: list[int] = [0] * len(actors)
 
     async def load(self, buckets: list[Any], version: int) -> str:
         """Swap the weights of all replicas; returns the checksum of the version.
@@ -328,15 +183,7 @@ class GeneratorPool:
         while True:
             await asyncio.sleep(1.0)
             for i, actor in enumerate(self._actors):
-                try:
-                    incarnation = await asyncio.wait_for(_await(actor.incarnation.remote()), self._timeout)
-                except RayActorError:
-                    self._lost[i] += 1
-                    if self._lost[i] > _RESTARTS:
-                        raise PartDied(f"generator {i} died {self._lost[i]} times; see the run's library.log") from None
-                    continue
-                except TimeoutError:
-                    raise PartDied(f"generator {i} did not answer within rollout.timeout={self._timeout:.0f} s") from None
+                incarnation = await self._deadline(_through_restarts(actor.incarnation.remote), f"generator {i}")
                 if incarnation != self._incarnations[i]:
                     async with self._load_lock:
                         await self._load_one(i)
@@ -486,13 +333,6 @@ async def run_remotely(function: Callable[..., Any], /, *, threads: int, **argum
         raise _cause(error) from error
 
 
-def free_port() -> int:
-    """A free TCP port on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool, say: Callable[[str], None]) -> Cluster:
     """Start all actors and wait until the generators and learner ranks are built. `start_ray` must have run.
 
@@ -513,13 +353,17 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
         learner_class: Any = ray.remote(LearnerActor).options(
             num_cpus=plan.learner_threads, runtime_env={"env_vars": _threads_environment(plan.learner_threads)}
         )
-        init_method = f"tcp://127.0.0.1:{free_port()}"
-        learners = tuple(learner_class.remote(context, rank, plan.ranks, init_method, plan.learner_threads) for rank in range(plan.ranks))
+        # A file in the run's folder, which all nodes share anyway: nothing listens for the rendezvous.
+        init_method = f"file://{(context.run_dir / f'.rendezvous-{uuid.uuid4().hex}').resolve()}"
+        learners = tuple(
+            learner_class.remote(context, rank, plan.ranks, init_method, plan.learner_threads, ray.put) for rank in range(plan.ranks)
+        )
     worker_class: Any = ray.remote(RolloutActor).options(
         num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": _threads_environment(1)}
     )
+    clients = [RemoteGenerator(actor) for actor in generators]
     pool = GeneratorPool(generators, timeout=timeout, say=say)
-    rollouts = RolloutPool(lambda name: worker_class.remote(context, generators, name), count=plan.workers, generators=pool, say=say)
+    rollouts = RolloutPool(lambda name: worker_class.remote(context, clients, name), count=plan.workers, generators=pool, say=say)
     group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE)) if with_learner else None
     cluster = Cluster(learner=group, generators=pool, rollouts=rollouts, handles=Handles(learners=learners, generators=generators))
     await _started("generator", [actor.incarnation.remote() for actor in generators])

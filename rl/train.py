@@ -11,6 +11,7 @@ from configs.schema import Config
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
 from rewards.registry import make_grader
+from rl.actors import ActorContext
 from rl.buffer import Buffer
 from rl.checkpoint import Checkpoints, LoopState
 from rl.filters import get_door, put_door, unfit_rollout
@@ -18,7 +19,7 @@ from rl.log.runs import RunIdentity, RunPaths, prepare_run
 from rl.loop import Loop
 from rl.model import resolve_model
 from rl.observer import RunObserver
-from rl.placement import ActorContext, run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
+from rl.placement import run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import Plan, make_plan
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer

@@ -197,6 +197,15 @@ def test_templates_insert_values_as_they_are(tmp_path: Path) -> None:
     assert problem.task.id == "00000000"
 
 
+def test_a_solution_template_makes_the_ideal_reply_without_showing_it(tmp_path: Path) -> None:
+    row = {**ROW, "steps": "{1+1}"}
+    (problem,) = (p for _, p in draw(mix(a=jsonl(tmp_path / "a.jsonl", row, solution="{steps} = \\boxed{{{answer}}}")), 1))
+    assert problem.reference["solution"] == "{1+1} = \\boxed{2}"
+    assert all("boxed" not in message.content for message in problem.task.prompt)
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: .*'step'.*solution template"):
+        mix(a=jsonl(tmp_path / "a.jsonl", row, solution="{step}"))
+
+
 def test_code_rows_carry_hidden_tests_and_a_visible_name(tmp_path: Path) -> None:
     tests = [{"args": [1], "expected": 2}]
     rows = [{"question": "a", "entry_point": "inc", "tests": tests}, {"question": "b", "entry_point": "inc", "tests": json.dumps(tests)}]

@@ -21,9 +21,11 @@ class PromptTemplate:
 
     parts: tuple[tuple[str, str | None], ...]
     """Pairs of literal text and the field that follows it (None at the end)."""
+    what: str
+    """`prompt` or `solution`, for messages."""
 
     @classmethod
-    def parse(cls, text: str, *, where: str, hidden: tuple[str, ...]) -> "PromptTemplate":
+    def parse(cls, text: str, *, where: str, what: str, hidden: tuple[str, ...]) -> "PromptTemplate":
         """Parse `text`; `where` names the config field. Raises ValueError for anything but plain, visible fields."""
         try:
             pieces = list(string.Formatter().parse(text))
@@ -37,7 +39,7 @@ class PromptTemplate:
             if name in hidden:
                 raise ValueError(f"{where} {text!r} shows the hidden field {name!r} to the policy; leave it out or rename it in the data")
             parts.append((literal, name))
-        return cls(parts=tuple(parts))
+        return cls(parts=tuple(parts), what=what)
 
     def render(self, row: Mapping[str, Json], *, where: str) -> str:
         """Fill in the row's values as they are. Raises ValueError for a missing or null field and for an empty result."""
@@ -47,14 +49,14 @@ class PromptTemplate:
             if name is None:
                 continue
             if name not in row:
-                raise ValueError(f"{where}: {unknown('field', name, row)} (asked for by the prompt template)")
+                raise ValueError(f"{where}: {unknown('field', name, row)} (asked for by the {self.what} template)")
             value = row[name]
             if value is None:
-                raise ValueError(f"{where}: field {name!r} is null, but the prompt template needs it")
+                raise ValueError(f"{where}: field {name!r} is null, but the {self.what} template needs it")
             pieces.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         prompt = "".join(pieces)
         if not prompt.strip():
-            raise ValueError(f"{where}: the prompt is empty")
+            raise ValueError(f"{where}: the {self.what} is empty")
         return prompt
 
 
@@ -68,6 +70,8 @@ class RowMapper:
     system: str | None
     answer_field: str
     id_field: str
+    solution: PromptTemplate | None
+    """Makes `reference['solution']`; None keeps the row's own."""
 
     @classmethod
     def of(cls, name: str, *, config: TaskConfig, generated: bool = False) -> "RowMapper":
@@ -77,10 +81,14 @@ class RowMapper:
         return cls(
             source=name,
             env=config.env,
-            template=PromptTemplate.parse(config.prompt, where=f"tasks.{name}.prompt", hidden=hidden),
+            template=PromptTemplate.parse(config.prompt, where=f"tasks.{name}.prompt", what="prompt", hidden=hidden),
             system=config.system,
             answer_field=answer_field,
             id_field="id" if generated else config.id_field,
+            # The ideal reply is never shown to the policy: it may use every field.
+            solution=None
+            if config.solution is None
+            else PromptTemplate.parse(config.solution, where=f"tasks.{name}.solution", what="solution", hidden=()),
         )
 
     def problem(self, row: Mapping[str, Json], *, where: str, default_id: str) -> Problem:
@@ -115,6 +123,8 @@ class RowMapper:
             )
         if self.env in ANSWER_ENVS:
             reference["answer"] = _answer_text(reference["answer"], where=f"{where}: field {self.answer_field!r}")
+        if self.solution is not None:
+            reference["solution"] = self.solution.render(row, where=where)
         if self.env == "code":
             reference["tests"] = _function_tests(reference.get("tests"), where=where)
             name = reference.get("entry_point")

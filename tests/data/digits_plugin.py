@@ -12,3 +12,15 @@ environment("digits")(SingleTurn)
 def digits(problem: Problem, response: str) -> float:
     """+1 for at least one digit."""
     return 1.0 if any(character.isdigit() for character in response) else -1.0
+
+
+environment("digits-then-huge")(SingleTurn)
+_graded = 0
+
+
+@reward("digits-then-huge")
+def digits_then_huge(problem: Problem, response: str) -> float:
+    """After the first steps rewards so large that the loss overflows: a stand-in for a run that diverges."""
+    global _graded
+    _graded += 1
+    return digits(problem, response) * (1.0 if _graded < 80 else 3e38)

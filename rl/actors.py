@@ -1,0 +1,169 @@
+"""The processes of a run, as plain classes: what each of them builds, and which calls it answers.
+
+`rl/placement.py` turns them into Ray actors. Heavy imports happen inside the constructors, in the process that needs them.
+"""
+
+import asyncio
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config
+from rl.records import Batch, Completion, GenerateRequest, RolloutGroup, StepStats, WeightBucket
+from rl.rollout import GeneratorClient, GroupJob, GroupOutcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActorContext:
+    """What every actor needs to build its logic class."""
+
+    config: Config
+    model_path: Path
+    run_dir: Path
+    run_id: str
+    attempt: int
+    weights_from_disk: bool = False
+    """True without a learner: generators answer with the checkpoint's own weights."""
+
+
+class LearnerActor:
+    """One ZeRO rank."""
+
+    def __init__(
+        self, context: ActorContext, rank: int, world_size: int, init_method: str, threads: int, put: Callable[[WeightBucket], Any]
+    ) -> None:
+        """`put` places a bucket where generators can read it and returns a reference."""
+        from rl.learner import Learner
+
+        self._put = put
+        self._learner = Learner(
+            context.config, model_path=context.model_path, rank=rank, world_size=world_size, init_method=init_method, threads=threads
+        )
+
+    def ready(self) -> bool:
+        """Answers once the engine is built."""
+        return True
+
+    def train_step(self, batches: Sequence[Batch]) -> StepStats:
+        """One optimizer step for each batch."""
+        return self._learner.train_step(batches)
+
+    def publish(self, version: int) -> list[Any]:
+        """Hand this rank's partition over bucket by bucket; the references."""
+        return [self._put(bucket) for bucket in self._learner.buckets(version)]
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's state for an exact resume."""
+        self._learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
+        self._learner.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face checkpoint (all ranks take part, rank 0 writes)."""
+        self._learner.export(folder)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        self._learner.close()
+
+
+class GeneratorActor:
+    """One generator replica. After a restart it answers only once the current weights have reached it."""
+
+    def __init__(self, context: ActorContext, threads: int) -> None:
+        import torch
+
+        from rl.engines.torch_engine import TorchEngine
+        from rl.generator import Generator
+
+        torch.set_num_threads(threads)
+        config = context.config
+        dtype = getattr(torch, config.generator.dtype or config.model.dtype)
+        engine = TorchEngine(context.model_path, dtype=dtype, slots=config.generator.slots, context_length=config.model.context_length)
+        self._generator = Generator(engine, lockstep=config.rollout.max_staleness == 0)
+        self._incarnation = uuid.uuid4().hex
+        self._seeded = asyncio.Event()
+        if context.weights_from_disk:
+            self._seeded.set()
+
+    async def incarnation(self) -> str:
+        """Changes when the actor was restarted."""
+        return self._incarnation
+
+    async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]:
+        """See Generator.generate."""
+        await self._seeded.wait()
+        return await self._generator.generate(request)
+
+    async def expect(self, episodes: Sequence[str]) -> None:
+        """See Generator.expect."""
+        await self._generator.expect(episodes)
+
+    async def release(self, episodes: Sequence[str]) -> None:
+        """See Generator.release."""
+        await self._generator.release(episodes)
+
+    async def begin_weights(self, version: int) -> None:
+        """See Generator.begin_weights."""
+        await self._generator.begin_weights(version)
+
+    async def load_bucket(self, bucket: WeightBucket) -> None:
+        """See Generator.load_bucket; the bucket is a view into the object store, not a copy."""
+        await self._generator.load_bucket(bucket)
+
+    async def commit_weights(self, version: int) -> str:
+        """See Generator.commit_weights."""
+        checksum = await self._generator.commit_weights(version)
+        self._seeded.set()
+        return checksum
+
+    async def pid(self) -> int:
+        """Process id, for fault injection and memory figures."""
+        return os.getpid()
+
+
+class RolloutActor:
+    """One rollout worker process."""
+
+    def __init__(self, context: ActorContext, generators: Sequence[GeneratorClient], writer: str) -> None:
+        from environments.registry import load_plugins
+        from rl.log.writer import RolloutWriter
+        from rl.prompt import Renderer, load_tokenizer
+        from rl.rollout import RolloutWorker
+
+        config = context.config
+        load_plugins(config.run.plugins)
+        self._writer = RolloutWriter(
+            context.run_dir, run_id=context.run_id, attempt=context.attempt, writer=writer, tokens=config.log.tokens
+        )
+        self._worker = RolloutWorker(
+            config,
+            renderer=Renderer(load_tokenizer(context.model_path)),
+            generators=generators,
+            write_group=self._write,
+        )
+
+    def _write(self, group: RolloutGroup) -> None:
+        self._writer.write_group(group)
+
+    async def run_group(self, job: GroupJob) -> GroupOutcome:
+        """Collect one group."""
+        return await self._worker.run_group(job)
+
+    async def flush(self) -> None:
+        """Make every finished group durable in the log."""
+        self._writer.flush()
+
+    async def close(self) -> None:
+        """End graders and the writer."""
+        await self._worker.close()
+        self._writer.close()
+
+    async def pid(self) -> int:
+        """Process id, for fault injection and memory figures."""
+        return os.getpid()
