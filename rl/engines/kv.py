@@ -1,10 +1,11 @@
 """The KV cache of the running sequences, and the KV of a prompt before its samples start.
 
-Running sequences are the rows 0..n-1, without holes. A sliding layer keeps a ring of `window` columns: position p lives in column p % window. Rotary
-embedding is already in the keys, so the order of columns does not matter, and `column <= position` is the mask of both kinds
-of layer.
+Running sequences are the rows 0..n-1, without holes. A sliding layer keeps a ring of `window` columns: position p lives in
+column p % window. Rotary embedding is already in the keys, so the order of columns does not matter, and `column <= position`
+is the mask of both kinds of layer.
 
-Axis suffixes: R rows of the cache, B prompts, K key/value heads, D head dimension, L columns, P prompt positions, G samples.
+Axis suffixes: R rows of the cache, B prompts, K key/value heads, D head dimension, L columns, P prompt positions, W columns of
+a ring, G samples.
 """
 
 from collections.abc import Sequence
