@@ -324,9 +324,7 @@ def stop_ray() -> None:
 
 async def run_remotely(function: Callable[..., Any], /, *, threads: int, **arguments: Any) -> Any:
     """Call a function in a process of its own, which ends with it: its memory is given back."""
-    task = ray.remote(function).options(
-        num_cpus=threads, max_calls=1, max_retries=0, runtime_env={"env_vars": _threads_environment(threads)}
-    )
+    task = ray.remote(num_cpus=threads, max_calls=1, max_retries=0, runtime_env={"env_vars": _threads_environment(threads)})(function)
     try:
         return await task.remote(**arguments)
     except RayTaskError as error:

@@ -26,5 +26,5 @@ def test_groups_round_trip_exactly() -> None:
 def test_a_missing_field_is_named() -> None:
     value = encode(BufferState(accepted=1, version=0, groups=()))
     del value["version"]
-    with pytest.raises(ValueError, match="BufferState.*version"):
+    with pytest.raises(ValueError, match=r"BufferState.*version"):
         decode(BufferState, value)

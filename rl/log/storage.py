@@ -17,12 +17,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rl.errors import RunFailed
 from rl.log.schema import BYTE_STREAM_SPLIT, DATASETS, PARTITION
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-class LogWriteError(RuntimeError):
+class LogWriteError(RunFailed):
     """The log cannot be written; the message names the file and the fix."""
 
 

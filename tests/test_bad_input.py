@@ -1,0 +1,104 @@
+"""Wrong input to `rl train`: one clear line, a non-zero exit status, nothing half-written."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rl.cli import main
+from rl.log.runs import prepare_run
+from tests.ring import make_tiny_model, write_config
+
+Change = dict[str, dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """Run `rl train`, which must refuse; the line it says."""
+    assert main(["train", *map(str, words)]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("rl train: ") and "\n" not in line and "Traceback" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rollout": {"prompts_per_stepp": 3}}, ["rollout.prompts_per_stepp", "rollout.prompts_per_step"]),
+        ({"run": {"steps": "many"}}, ["run.steps", "many"]),
+        ({"rollout": {"samples_per_prompt": 1}}, ["samples_per_prompt", "group"]),
+        ({"sampling": {"top_p": 0}}, ["sampling.top_p", "0"]),
+        ({"sampling": {"stop_tokens": ["two tokens"]}}, ["sampling.stop_tokens", "two tokens"]),
+        ({"tasks": {"digits": {"kind": "programs", "env": "digitz", "options": {"kind": "addition"}}}}, ["digitz", "digits"]),
+        ({"tasks": {"rows": {"kind": "jsonl", "env": "math", "path": "missing.jsonl"}}}, ["missing.jsonl"]),
+        ({"tasks": {"rows": {"kind": "jsonl", "env": "math"}}}, ["path"]),
+        ({"run": {"plugins": ["no_such_plugin.py"]}}, ["no_such_plugin.py"]),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    change: Change, named: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, write_config(tmp_path, model=model, **change))
+    assert all(word in line for word in named), line
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", ["empty.jsonl"]),
+        ('{"question": "1+1", "answer": "2"}\n{"question": ', ["empty.jsonl:2"]),
+        ('{"question": "1+1"}\n', ["empty.jsonl:1", "answer"]),
+    ],
+)
+def test_malformed_data_is_named_by_file_line_and_field(
+    text: str, named: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "empty.jsonl"
+    data.write_text(text)
+    line = refused(capsys, write_config(tmp_path, model=model, tasks={"rows": {"kind": "jsonl", "env": "math", "path": str(data)}}))
+    assert all(word in line for word in named), line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_model_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, write_config(tmp_path, model=model), "model.path=no/such/model")
+    assert "no/such/model" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unsupported_architecture_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in model.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**settings, "model_type": "mamba"}))
+    line = refused(capsys, write_config(tmp_path, model=other))
+    assert "mamba" in line and "cwm" in line
+
+
+def test_a_taken_run_name_needs_resume_or_clean(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, model=model)
+    prepare_run(tmp_path / "runs" / "tiny")
+    line = refused(capsys, config)
+    assert "--resume" in line and "--clean" in line
+
+
+def test_there_must_be_something_to_resume(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, write_config(tmp_path, model=model), "--resume")
+    assert "--resume" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_config_that_is_not_yaml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("run: {name: x\n")
+    assert "broken.yaml" in refused(capsys, path)
+    path.write_text(yaml.safe_dump(["not", "a", "mapping"]))
+    assert "broken.yaml" in refused(capsys, path)
