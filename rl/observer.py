@@ -52,6 +52,7 @@ class RunObserver:
             seconds=now - self._last,
             phases=phases,
             drops=result.dropped,
+            weights_checksum=result.checksum,
         )
         self._last = now
         self._learner_log.write_step(

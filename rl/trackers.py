@@ -107,7 +107,7 @@ class WandbTracker:
 def step_scalars(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
     """`train/<name>` for every finite number of a step; maps give `train/<map>/<key>`."""
     for name, value in asdict(metrics).items():
-        if name in ("step", "time"):
+        if name in ("step", "time", "weights_checksum"):
             continue
         for key, number in value.items() if isinstance(value, dict) else (("", value),):
             if math.isfinite(number):

@@ -64,6 +64,8 @@ class StepMetrics:
     groups_trained: int
     groups_skipped: int
     """Groups of the batch without any trained sample (zero variance)."""
+    weights_checksum: str = ""
+    """Of the weights that were published after the step: the same in two runs that computed the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +129,7 @@ def summarize_step(
     seconds: float,
     phases: Mapping[str, float],
     drops: Mapping[str, int],
+    weights_checksum: str = "",
 ) -> StepMetrics:
     """Metrics of training step `step` (1-based). `stats` is one rank's (they are reduced); None when nothing was trained."""
     rollouts = [(group.problem.source, rollout) for group in groups for rollout in group.rollouts]
@@ -159,6 +162,7 @@ def summarize_step(
         drops=dict(drops),
         groups_trained=n_trained_groups,
         groups_skipped=len(groups) - n_trained_groups,
+        weights_checksum=weights_checksum,
     )
 
 

@@ -127,6 +127,7 @@ METRICS = pa.schema(
         pa.field("drops", pa.map_(pa.string(), pa.int64())),
         pa.field("groups_trained", pa.int64()),
         pa.field("groups_skipped", pa.int64()),
+        pa.field("weights_checksum", pa.string()),
     ]
 )
 """`metrics.jsonl`, one row a training step: the fields of `rl.log.metrics.StepMetrics`."""
