@@ -1,15 +1,21 @@
 """The recipe of the quickstart's base model: `python -m rl.quickstart_base` makes the folder that `model.path` names.
 
-A tiny CWM is trained from scratch on demonstrations of the quickstart's own training problems (never on held-out ones), by the
-same supervised stage as any warm start. The demonstrations are sloppy on purpose: a known share of them has one wrong number.
-The base therefore knows the reply formats and mostly how to solve the problems, but, sampled at temperature 1, imitates
-its teacher and is right on a third of them only. RL, which sees nothing but pass or fail, has that gap to close.
+A tiny CWM is trained from scratch on the quickstart's own training problems (never on held-out ones), in two supervised stages
+of the same kind as any warm start:
+
+1. on right demonstrations, until it mostly knows how to solve the problems;
+2. briefly on sloppy ones: a known share of them has one number that is a little off.
+
+The base is weak by design. Its likeliest reply is often right, but sampled at temperature 1 it imitates the sloppy teacher and is
+right about a third of the time. RL, which sees nothing but pass or fail, has that gap to close.
 """
 
 import argparse
 import random
 import re
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,20 +23,30 @@ import torch
 from configs.load import load_config
 from configs.schema import Config
 from environments.sources.build import build_tasks
+from environments.sources.mixture import Mixture
 from rl.model import build_tiny_cwm, save_model
 from rl.tokenizer import build_tiny_tokenizer
 from rl.warm_start import SftExample, warm_start
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
-SLIP_RATE = 0.55
-"""Share of demonstrations with a wrong number."""
+SLIP_RATE = 0.6
+"""Share of the second stage's demonstrations that have a wrong number."""
 SLIPS = (-10, -2, -1, 1, 2, 10)
 """How far off a wrong number is."""
-N_EXAMPLES = 24_000
-STEPS = 900
 BATCH_SIZE = 64
-LEARNING_RATE = 2e-3
 SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One supervised stage."""
+
+    steps: int
+    learning_rate: float
+    slip_rate: float
+
+
+STAGES = (Stage(steps=800, learning_rate=2e-3, slip_rate=0.0), Stage(steps=80, learning_rate=1e-3, slip_rate=SLIP_RATE))
 
 
 def slip(solution: str, rng: random.Random) -> str:
@@ -44,35 +60,38 @@ def slip(solution: str, rng: random.Random) -> str:
     return f"{solution[: found.start()]}{wrong}{solution[found.end() :]}"
 
 
-def demonstrations(config: Config, *, count: int, slip_rate: float, seed: int) -> list[SftExample]:
-    """Training problems of the configured mixture, each with its reference solution or, at `slip_rate`, a wrong one."""
-    mixture = build_tasks(config)
-    rng = random.Random(seed)
+def demonstrations(mixture: Mixture, *, indices: range, slip_rate: float) -> list[SftExample]:
+    """Training problems of the mixture, each with its reference solution or, at `slip_rate`, a wrong one."""
     examples = []
-    for index in range(count):
+    for index in indices:
         problem = mixture.at(index)
+        rng = random.Random(f"{SEED}/{index}")
         solution = str(problem.reference["solution"])
         answer = slip(solution, rng) if rng.random() < slip_rate else solution
         examples.append(SftExample(prompt=problem.task.prompt, answer=answer))
     return examples
 
 
-def make_base(out: Path, *, config: Config, steps: int = STEPS, n_examples: int = N_EXAMPLES) -> Path:
+def make_base(out: Path, *, config: Config, stages: Sequence[Stage] = STAGES) -> Path:
     """Train the base and write it to `out`."""
-    tokenizer = build_tiny_tokenizer()
+    tokenizer, mixture, start = build_tiny_tokenizer(), build_tasks(config), 0
     with tempfile.TemporaryDirectory(prefix="quickstart-base-") as scratch:
-        blank = Path(scratch) / "blank"
-        save_model(build_tiny_cwm(tokenizer, seed=SEED), tokenizer, blank)
-        return warm_start(
-            model_path=blank,
-            examples=demonstrations(config, count=n_examples, slip_rate=SLIP_RATE, seed=SEED),
-            out=out,
-            steps=steps,
-            batch_size=BATCH_SIZE,
-            learning_rate=LEARNING_RATE,
-            warmup_steps=50,
-            seed=SEED,
-        )
+        folder = Path(scratch) / "blank"
+        save_model(build_tiny_cwm(tokenizer, seed=SEED), tokenizer, folder)
+        for number, stage in enumerate(stages):
+            indices = range(start, start + stage.steps * BATCH_SIZE)
+            start = indices.stop
+            folder = warm_start(
+                model_path=folder,
+                examples=demonstrations(mixture, indices=indices, slip_rate=stage.slip_rate),
+                out=out if stage is stages[-1] else Path(scratch) / f"stage-{number}",
+                steps=stage.steps,
+                batch_size=BATCH_SIZE,
+                learning_rate=stage.learning_rate,
+                warmup_steps=min(50, stage.steps // 4),
+                seed=SEED + number,
+            )
+    return out
 
 
 def main() -> None:

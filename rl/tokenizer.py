@@ -16,10 +16,13 @@ PAD, UNK = "<|pad|>", "<|unk|>"
 BEGIN_OF_TEXT, END_OF_TEXT, EOT = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 START_HEADER, END_HEADER = "<|start_header_id|>", "<|end_header_id|>"
 SPECIAL_TOKENS = (PAD, UNK, BEGIN_OF_TEXT, END_OF_TEXT, START_HEADER, END_HEADER, EOT)
+NUMBERS = tuple(map(str, range(10, 100)))
+"""Two-digit numbers are one token, as numbers of up to three digits are in CWM's own tokenizer."""
 WORDS = (
     *("system", "user", "assistant", "tool: "),
     *("\n\n", "```python\n", "```\n", "```", "\\boxed{", "print(", "def ", "return ", "    "),
     *("Write a function ", " that returns ", " plus ", " minus ", " times "),
+    *NUMBERS,
 )
 """Strings of more than one character that are one token; at a given place the longest wins."""
 CHARACTERS = ("\n", "\t", *map(chr, range(0x20, 0x7F)))
