@@ -298,17 +298,18 @@ def test_cancel_forgets_queued_and_running_samples_only_of_that_key(folders: dic
     run(engine, requests[1])
 
 
-def test_bfloat16_logprobs_are_close_to_the_float32_model(folders: dict[str, Path]) -> None:
-    torch.manual_seed(0)
-    model = make_llama(initializer_range=0.05)
-    request = make_request("h", length=20, seeds=tuple(range(4)), max_tokens=30)
-    engine = TorchEngine(folders["llama"], dtype=torch.bfloat16, slots=4, context_length=64)
-    for name, parameter in engine.parameters().items():
-        parameter.copy_(model.state_dict()[name])
-    engine.version = 1
-    results = run(engine, request)
-    for completion in results.values():
-        np.testing.assert_allclose(completion.logprobs_T, reference_logprobs(model, request.prompt_ids_P, completion), atol=0.05)
+def test_bfloat16_follows_the_float32_model_before_and_after_a_swap(tmp_path: Path) -> None:
+    old, new = (make_llama(seed=seed, initializer_range=0.05) for seed in (0, 1))
+    old.save_pretrained(tmp_path)
+    engine = TorchEngine(tmp_path, dtype=torch.bfloat16, slots=4, context_length=64)
+    for version, model in enumerate((old, new)):
+        if version:
+            for name, parameter in engine.parameters().items():
+                parameter.copy_(model.state_dict()[name])
+            engine.version = version
+        request = make_request("h", length=20, seeds=tuple(range(4)), max_tokens=30)
+        for completion in run(engine, request).values():
+            np.testing.assert_allclose(completion.logprobs_T, reference_logprobs(model, request.prompt_ids_P, completion), atol=0.05)
 
 
 def test_requests_that_cannot_be_served_name_the_field(folders: dict[str, Path]) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from environments.records import StopReason
-from rl.engines.decoder import PREFILL_TOKENS, Decoder
+from rl.engines.decoder import PREFILL_TOKENS, Decoder, Shape
 from rl.engines.kv import PromptKV
 from rl.engines.sampler import RowSampling, Sampler, UniformStreams
 from rl.records import Completion, GenerateRequest
@@ -72,9 +72,6 @@ class _Queued:
 class TorchEngine:
     """Generates samples of many requests at once with one model."""
 
-    version: int
-    """Policy version that tags the next tokens; set it after writing weights."""
-
     def __init__(self, model_path: Path, *, dtype: torch.dtype, slots: int, context_length: int) -> None:
         """Load a Hugging Face folder (llama or cwm, safetensors).
 
@@ -85,7 +82,9 @@ class TorchEngine:
         Raises:
             ValueError: the folder's architecture is not supported, or its weights do not fit its config.
         """
-        self.version = 0
+        self._version = 0
+        self._stale = True
+        """The decoder has not taken over the weights of this version yet."""
         self._decoder = Decoder(model_path, dtype=dtype)
         self._sampler = Sampler(self._decoder.shape.vocab)
         self._cache = self._decoder.make_cache(rows=slots)
@@ -112,6 +111,21 @@ class TorchEngine:
         self._versions_RT = np.zeros((slots, 0), dtype=np.int32)
 
     @property
+    def version(self) -> int:
+        """Policy version that tags the next tokens. Setting it puts what was written through `parameters()` to use."""
+        return self._version
+
+    @version.setter
+    def version(self, version: int) -> None:
+        self._version = version
+        self._stale = True
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of the model."""
+        return self._decoder.shape
+
+    @property
     def busy(self) -> bool:
         """Whether samples are queued or running."""
         return bool(self._queue) or self._n_running > 0
@@ -133,6 +147,9 @@ class TorchEngine:
     def step(self) -> tuple[FinishedSample, ...]:
         """Start queued samples while slots are free, then sample one more token for every running row."""
         finished: list[FinishedSample] = []
+        if self._stale:
+            self._decoder.refresh()
+            self._stale = False
         began = time.perf_counter()
         while self._queue and self._n_running < self._slots:
             finished += self._admit()
@@ -144,7 +161,7 @@ class TorchEngine:
         return tuple(finished)
 
     def parameters(self) -> Mapping[str, torch.Tensor]:
-        """Hugging Face state-dict name -> contiguous view into the weights in use; writing it changes the next step."""
+        """Hugging Face state-dict name -> contiguous view into the weights, to write between two steps; then set `version`."""
         return self._decoder.parameters()
 
     def stats(self) -> EngineStats:
