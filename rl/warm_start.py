@@ -83,6 +83,7 @@ def warm_start(
         model = trainer.model
         assert isinstance(model, PreTrainedModel)
         torch.nn.Module.to(model, DTYPES[dtype])
+        model.config.use_cache = True  # the trainer turned it off for itself
         save_model(model, tokenizer, out)
     return out
 
