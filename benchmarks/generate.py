@@ -127,11 +127,12 @@ class VllmArm:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "OMP_NUM_THREADS": str(len(cores)),
         }
+        self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  (lives as long as the process)
         self._process = subprocess.Popen(
             [python, "-c", VLLM_SERVER, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
             env=environment,
         )
@@ -156,7 +157,10 @@ class VllmArm:
         for line in self._process.stdout:
             if line.startswith(word):
                 return line.removeprefix(word)
-        raise ValueError(f"--vllm-python: the process ended with status {self._process.wait()}; run `python -c 'import vllm'` in it")
+        status = self._process.wait()
+        self._errors.seek(0)
+        last_line = (self._errors.read().strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"--vllm-python: vLLM ended with status {status}: {last_line}")
 
 
 def memory_bandwidth(*, times: int = 12) -> float:
