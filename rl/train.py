@@ -195,5 +195,6 @@ async def _starting_model(job: _Job, observer: RunObserver) -> Path:
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
         seed=job.config.run.seed,
+        dtype=job.config.model.dtype,
     )
     return work.rename(done)

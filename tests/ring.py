@@ -101,18 +101,12 @@ def model_bytes(run: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted((run / "model").glob("*.safetensors")))
 
 
-def processes(pattern: str) -> list[int]:
-    """Process ids whose command line contains `pattern`."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if pattern in line:
-                found.append(int(folder.name))
-    return found
+def command_line(pid: int) -> str:
+    """What the process calls itself; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def descendants(parent: int) -> list[int]:
@@ -135,5 +129,4 @@ def descendants(parent: int) -> list[int]:
 
 def actor_pids(driver: int, name: str) -> list[int]:
     """Ray actor processes of a driver by class name."""
-    mine = set(descendants(driver))
-    return [pid for pid in processes(f"ray::{name}") if pid in mine]
+    return [pid for pid in descendants(driver) if command_line(pid).startswith(f"ray::{name}")]
