@@ -1,0 +1,414 @@
+"""The documents: every command is run or says here why not, every snippet is real, every link leads somewhere.
+
+A command that is added to a document without an entry here fails: see `RUN`, `CHECKED` and `NOT_RUN`.
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from omegaconf import MISSING
+
+import environments.registry
+import rewards.registry
+from configs.load import load_config
+from configs.schema import Checked, Config, ObjectiveConfig
+from environments.records import Episode, Message, StopReason
+from environments.sources.build import build_tasks
+from environments.sources.mixture import Mixture
+from rewards.registry import make_grader
+from rewards.score import ScoreStatus
+from rl.cli import main
+from rl.log.query import RunLog
+from rl.loss import _RECIPES
+from tests.ring import DEADLINE, ROOT, make_tiny_model, metrics
+
+pytestmark = pytest.mark.timeout(600)
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+LANGUAGES = ("bash", "yaml", "python", "json", "text")
+RECORDED = {"quickstart.png", "quickstart.md", "smollm2_svamp.md", "benchmarks.md"}
+"""Of docs/results: written when a run is recorded."""
+
+TINY_RUN = ("run.steps=2", "model.path=models/my-model", "rollout.prompts_per_step=8", "rollout.samples_per_prompt=4", "rollout.timeout=90")
+"""What makes a configuration of the documents small; `rl show ... 00000012-3` needs 13 groups of 4."""
+RUN = {
+    "rl train examples/plain_number.yaml": (*TINY_RUN, "tasks.sums.heldout=4", "sampling.max_tokens=4"),
+    "rl eval my.yaml --model runs/mine/model --samples 4 --seeds 0,1,2": ("tasks.words.heldout=1", "sampling.max_tokens=4"),
+    "RAY_ADDRESS=10.0.0.1:6379 rl train cluster.yaml": (
+        *(*TINY_RUN, "run.dir={cwd}/shared", "model.path={cwd}/models/my-model", "rollout.prompts_per_step=2", "run.threads=2"),
+        *("tasks.words.heldout=0", "sampling.max_tokens=4", "learner.ranks=1", "generator.replicas=1", "rollout.workers=1"),
+    ),
+}
+"""Run for real, with the overrides that make them small."""
+CHECKED = {
+    "rl train examples/plain_number.yaml --dry-run": "starts nothing",
+    "rl train my.yaml --dry-run": "starts nothing",
+    "rl train my.yaml rollout.max_staleness=2 learner.betas=[0.9,0.99] --dry-run": "starts nothing",
+    "rl train my.yaml": "its data and tasks are built below; another run of the ring would show nothing new",
+    "rl train my.yaml learner.learning_rate=2e-6 run.name=mine-2e-6": "the same with overrides",
+    "rl train my.yaml --resume": "tests/test_ring.py resumes runs",
+    "rl train my.yaml run.steps=400 rollout.workers=2 --resume": "tests/test_ring.py resumes runs",
+}
+"""Run with --dry-run only, and why."""
+NOT_RUN = {
+    "make quickstart": "trains for minutes; .ci/run calls it",
+    "make test": "runs these tests; .ci/run calls it",
+    "source .venv/bin/activate": "only puts rl on the path; the tests call the rl next to their interpreter",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence:
+    """One fenced block of a document."""
+
+    document: Path
+    line: int
+    language: str
+    title: str
+    """The file that the snippet is, from `title=...` behind the language; empty for none."""
+    text: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.document.relative_to(ROOT)}:{self.line}"
+
+
+def read_fences(document: Path) -> Iterator[Fence]:
+    opening = None
+    body: list[str] = []
+    for number, line in enumerate(document.read_text().splitlines(), start=1):
+        if not line.startswith("```"):
+            body.append(line)
+        elif opening is None:
+            opening, body = (number, *line[3:].partition(" title=")[::2]), []
+        else:
+            yield Fence(document=document, line=opening[0], language=opening[1], title=opening[2], text="\n".join(body) + "\n")
+            opening = None
+    assert opening is None, f"{document}: a fence is never closed"
+
+
+def split_commands(text: str) -> Iterator[str]:
+    """Commands of a shell block: a quoted text may span lines."""
+    pending = ""
+    for line in text.splitlines():
+        pending = f"{pending}\n{line}" if pending else line
+        try:
+            words = shlex.split(pending, comments=True)
+        except ValueError:  # a quote is still open
+            continue
+        if words:
+            yield re.sub(r"\s+# .*", "", pending) if "\n" not in pending else pending
+        pending = ""
+    assert not pending, f"a quote is never closed: {pending}"
+
+
+FENCES = [fence for document in DOCUMENTS for fence in read_fences(document)]
+COMMANDS = [(fence.where, command) for fence in FENCES if fence.language == "bash" for command in split_commands(fence.text)]
+PROSE = {document: re.sub(r"^```.*?^```", "", document.read_text(), flags=re.M | re.S) for document in DOCUMENTS}
+SPANS = [(document, span) for document, text in PROSE.items() for span in re.findall(r"`([^`]+)`", text)]
+
+
+def rl(*words: str, cwd: Path, **variables: str) -> str:
+    """The installed command, in a process of its own."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("rl"), *words],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 0, f"rl {shlex.join(words)}: exit {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def real_words(command: str, folder: Path) -> list[str]:
+    """Words of a command of `RUN` behind `rl`, with its overrides."""
+    words = shlex.split(command)
+    return [*words[words.index("rl") + 1 :], *(word.format(cwd=folder) for word in RUN[command])]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the documents show, as they show them, and a tiny model."""
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    for fence in FENCES:
+        if fence.title:
+            path = folder / fence.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(fence.text)
+    make_tiny_model(folder / "models" / "my-model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Path) -> Path:
+    """The run folder of the README's environment, trained for real. The documents call it by the names that they need."""
+    output = rl(*real_words("rl train examples/plain_number.yaml", workspace), cwd=workspace)
+    assert "step 2/2" in output
+    for name in ("quickstart", "mine"):
+        (workspace / "runs" / name).symlink_to("plain-number")
+    return workspace / "runs" / "plain-number"
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("where", "command"), COMMANDS, ids=[where for where, _ in COMMANDS])
+def test_every_command_has_a_test(where: str, command: str) -> None:
+    known = [command in table for table in (RUN, CHECKED, NOT_RUN)]
+    if re.match(r"rl (sql|show|plot|doctor)\b", command):
+        return
+    assert sum(known) == 1, f"{where}: add {command!r} to one of the tables of this file: run it, or say why not"
+
+
+def test_the_tables_hold_nothing_that_is_gone() -> None:
+    assert {*RUN, *CHECKED, *NOT_RUN} <= {command for _, command in COMMANDS}
+
+
+LOG_COMMANDS = [(where, command) for where, command in COMMANDS if re.match(r"rl (sql|show|plot)\b", command)]
+
+
+@pytest.mark.parametrize(("where", "command"), LOG_COMMANDS, ids=[where for where, _ in LOG_COMMANDS])
+def test_log_commands_answer(
+    where: str, command: str, trained: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workspace)
+    assert main(shlex.split(command, comments=True)[1:]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip()
+    # Two steps of a tiny model do not have everything that the log's page asks for.
+    assert captured.err in (("", "no rows\n") if where.startswith("docs/logs.md") else ("",))
+
+
+@pytest.mark.parametrize("command", [*CHECKED, "RAY_ADDRESS=10.0.0.1:6379 rl train cluster.yaml"])
+def test_training_commands_load(command: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(workspace)
+    words = shlex.split(command)
+    words = words[words.index("rl") + 1 :]
+    assert main([*words, *(["--dry-run"] if "--dry-run" not in words else [])]) == 0
+    assert "# plan" in capsys.readouterr().out
+
+
+def test_doctor_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["doctor", "--json"])
+    assert (status == 0) == json.loads(capsys.readouterr().out)["ok"], "its verdict is the machine's, not the document's"
+
+
+@pytest.mark.parametrize("command", [command for command in NOT_RUN if command.startswith("make ")])
+def test_make_targets_exist(command: str) -> None:
+    assert subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True).returncode == 0
+    called = re.search(r"for target in (.+); do", (ROOT / ".ci/run").read_text())
+    assert called and command.removeprefix("make ") in called[1].split()
+
+
+def test_the_example_environment_talks_back(trained: Path) -> None:
+    assert len(metrics(trained).steps) == 2
+    with RunLog(trained) as log:
+        said = "SELECT count(*) FROM turns WHERE role = 'user' AND text = 'Digits only.'"
+        ((reminders,),) = log.query(said).rows
+        ((longer, lowest, highest),) = log.query("SELECT count(*) FILTER (n_turns > 1), min(reward), max(reward) FROM rollouts").rows
+    assert reminders == longer > 0
+    assert -1.0 <= lowest < highest <= 1.0
+
+
+def test_eval_measures_the_trained_model(trained: Path, workspace: Path) -> None:
+    (command,) = (command for command in RUN if command.startswith("rl eval"))
+    report = json.loads(rl(*real_words(command, workspace), "--json", cwd=workspace).splitlines()[-1])
+    assert report["seeds"] == [0, 1, 2]
+    assert report["sources"]["words"]["graded"] == 3 * 4
+
+
+def test_training_joins_a_ray_cluster_of_two_nodes(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.chdir(tmp_path)  # a cluster does not share the command's folder
+    (command,) = (command for command in RUN if "cluster.yaml" in command)
+    # Learner, generator and worker take one processor each, so they need both nodes.
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=2)
+        rl(*real_words(command, workspace), cwd=workspace, RAY_ADDRESS=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert len(metrics(workspace / "shared" / "mine-cluster").steps) == 2
+
+
+# --- snippets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fence", FENCES, ids=lambda fence: fence.where)
+def test_fences_say_what_they_are(fence: Fence) -> None:
+    assert fence.language in LANGUAGES, f"{fence.where}: write one of {', '.join(LANGUAGES)} behind the backticks"
+    assert fence.title or fence.language not in ("python", "json"), f"{fence.where}: name its file, so that it is tested: title=name.py"
+    assert fence.language != "text" or not re.search(r"^\s*\$?\s*(rl|make|pip|ray) ", fence.text, re.M), f"{fence.where}: commands are bash"
+
+
+def test_no_two_snippets_are_one_file() -> None:
+    titles = [fence.title for fence in FENCES if fence.title]
+    assert len(titles) == len(set(titles))
+
+
+def test_the_readme_shows_the_example_as_it_is() -> None:
+    (shown,) = (fence.text for fence in FENCES if fence.title == "examples/plain_number.py")
+    assert shown == (ROOT / "examples/plain_number.py").read_text()
+    assert len(shown.splitlines()) <= 25
+
+
+@pytest.fixture
+def fresh_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plugins of the documents are forgotten after the test."""
+    for module, name in ((environments.registry, "_environments"), (environments.registry, "_sources"), (rewards.registry, "_factories")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("ring_plugin_"):
+            del sys.modules[name]
+
+
+def load_snippet(fence: Fence, workspace: Path) -> Config:
+    """A snippet with a name is a whole configuration; another one is laid over the quickstart's."""
+    if fence.title:
+        return load_config([workspace / fence.title])
+    layer = workspace / f"{fence.where.replace('/', '-').replace(':', '-')}.yaml"
+    layer.write_text(fence.text)
+    return load_config([QUICKSTART, layer])
+
+
+def build(config: Config) -> Mixture:
+    """The tasks, with fewer held-out problems: the documents' data files have a few rows."""
+    tasks = {name: dataclasses.replace(task, heldout=min(task.heldout, 1)) for name, task in config.tasks.items()}
+    return build_tasks(dataclasses.replace(config, tasks=tasks))
+
+
+YAML_FENCES = [fence for fence in FENCES if fence.language == "yaml"]
+
+
+@pytest.mark.parametrize("fence", YAML_FENCES, ids=[fence.where for fence in YAML_FENCES])
+@pytest.mark.usefixtures("fresh_registries")
+def test_configurations_load_and_make_tasks(fence: Fence, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    config = load_snippet(fence, workspace)
+    mixture = build(config)
+    drawn = [mixture.at(index) for index in range(40)]
+    assert {problem.source for problem in drawn} == set(config.tasks)
+    assert all(problem.task.prompt[-1].content for problem in drawn)
+
+
+def test_the_readmes_prompt_is_what_it_says(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    (prompt,) = build(load_config([Path("my.yaml")])).at(0).task.prompt
+    question, instruction = prompt.content.split("\n")
+    assert question in (workspace / "data/words.jsonl").read_text()
+    assert instruction == "Put the final answer in \\boxed{}."
+
+
+@pytest.mark.usefixtures("fresh_registries")
+def test_the_plugins_of_the_documents_work(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    (fence,) = (fence for fence in YAML_FENCES if "squares.py" in fence.text)
+    problem = next(p for p in map(build(load_snippet(fence, workspace)).at, range(40)) if p.source == "squares")
+
+    def grade(response: str) -> Any:
+        messages = (*problem.task.prompt, Message(role="assistant", content=response))
+        episode = Episode(messages=messages, stop_reason=StopReason.DONE, n_sampled_tokens=1)
+        return asyncio.run(make_grader("short_answer").grade(problem, episode))
+
+    right, wrong = grade(str(problem.reference["answer"])), grade("no idea, sorry")
+    assert (right.status, wrong.status) == (ScoreStatus.OK, ScoreStatus.POLICY_FAIL)
+    assert right.reward > 0.9 > 0 > wrong.reward
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        if path.parent == ROOT / "docs" / "results":
+            assert path.name in RECORDED, f"{document.name}: {target} is not one of the recorded results"
+            continue
+        assert path.exists(), f"{document.name}: {target} does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+def schema_keys() -> dict[str, Any]:
+    """`section.key` to the field of the schema."""
+    keys: dict[str, Any] = {}
+    for section, hint in get_type_hints(Config).items():
+        if section == "section":
+            continue
+        cls = get_args(hint)[1] if section == "tasks" else hint
+        keys |= {f"{'tasks.*' if section == 'tasks' else section}.{spec.name}": spec for spec in dataclasses.fields(cls)}
+    return keys
+
+
+def test_files_keys_and_commands_in_the_text_exist() -> None:
+    keys, sections = schema_keys(), "|".join(name for name in get_type_hints(Config) if name != "section")
+    for document, span in SPANS:
+        if re.fullmatch(r"[\w./-]+/[\w.-]+\.(py|md|yaml)", span) and "<" not in span:
+            assert (ROOT / span).exists(), f"{document.name}: there is no {span}"
+        elif match := re.match(rf"((?:{sections})\.[\w*]+(?:\.\w+)?)(?!\S*\.?(?:json|yaml|log|py)\b)", span):
+            key = re.sub(r"^tasks\.\w+\.", "tasks.*.", match[1])
+            assert key in keys or span.endswith((".json", ".yaml", ".log", ".py")), f"{document.name}: there is no setting {key}"
+        elif match := re.match(r"rl ([a-z]+)", span):
+            assert match[1] in ("train", "eval", "sql", "show", "plot", "doctor"), f"{document.name}: there is no command {span}"
+
+
+def test_the_table_of_settings_is_the_schema() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    rows = re.findall(r"^\| `([\w.*]+\.\w+)` \| (.+?) \| (.*?) ?\| (.+) \|$", text, re.M)
+    keys = schema_keys()
+    assert [row[0] for row in rows] == list(keys)
+    for key, default, limits, meaning in rows:
+        spec = keys[key]
+        wanted = spec.default if spec.default is not dataclasses.MISSING else spec.default_factory()
+        if wanted == MISSING:
+            assert default == "required", key
+        elif isinstance(wanted, str):
+            assert default == f"`{wanted}`", key
+        else:
+            shown = yaml.safe_load(default.strip("`"))
+            assert (float(shown) if isinstance(wanted, float) else shown) == (list(wanted) if isinstance(wanted, tuple) else wanted), key
+        signs = ((">", "above"), (">=", "low"), ("<=", "high"))
+        bounds = [f"{sign} {spec.metadata[name]:g}" for sign, name in signs if spec.metadata.get(name) is not None]
+        assert limits == " and ".join(bounds), key
+        assert meaning.strip(), key
+
+
+def test_the_table_of_objectives_is_the_code() -> None:
+    text = (ROOT / "docs/objectives.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| \[[\d.]+\].* \| ([\d.]+), ([\d.]+) \|$", text, re.M)
+    assert [name for name, _, _ in rows] == list(get_args(get_type_hints(ObjectiveConfig)["name"]))
+    for name, low, high in rows:
+        assert (float(low), float(high)) == (_RECIPES[name].clip_low, _RECIPES[name].clip_high), name
+
+
+def test_every_section_of_the_schema_is_checked() -> None:
+    """`schema_keys` sees all sections: each is a component of its own."""
+    hints = {name: hint for name, hint in get_type_hints(Config).items() if name not in ("section", "tasks")}
+    assert all(issubclass(hint, Checked) for hint in hints.values())
