@@ -302,6 +302,7 @@ def start_ray(plan: Plan, *, model_bytes: int) -> None:
         return
     logical = plan.ranks * plan.learner_threads + plan.replicas * plan.generator_threads + plan.workers
     ray.init(
+        address="local",  # never another run's Ray on this machine, nor what a killed one has left
         num_cpus=logical,
         include_dashboard=False,
         log_to_driver=False,
