@@ -207,7 +207,7 @@ def test_training_commands_load(command: str, workspace: Path, monkeypatch: pyte
     assert "# plan" in capsys.readouterr().out
 
 
-def test_doctor_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_runs(capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["doctor", "--json"])
     assert (status == 0) == json.loads(capsys.readouterr().out)["ok"], "its verdict is the machine's, not the document's"
 
