@@ -29,6 +29,8 @@ from rl.tokenizer import build_tiny_tokenizer
 from rl.warm_start import SftExample, warm_start
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+DEMONSTRATION_MIX = ("tasks.arithmetic.weight=1", "tasks.output.weight=1", "tasks.function.weight=0.25")
+"""Shares of the demonstrations, whatever those of the RL run are: tuning the run does not change its base."""
 SLIP_RATE = 0.6
 """Share of the second stage's demonstrations that have a wrong number."""
 SLIPS = (-10, -2, -1, 1, 2, 10)
@@ -97,10 +99,9 @@ def make_base(out: Path, *, config: Config, stages: Sequence[Stage] = STAGES) ->
 def main() -> None:
     """Command line: where to write the base."""
     parser = argparse.ArgumentParser(description="Make the base model of the quickstart.")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="run configuration whose tasks are demonstrated")
-    parser.add_argument("--out", type=Path, default=None, help="folder to write (default: the configuration's model.path)")
+    parser.add_argument("--out", type=Path, default=None, help="folder to write (default: model.path of configs/quickstart.yaml)")
     arguments = parser.parse_args()
-    config = load_config([arguments.config])
+    config = load_config([CONFIG], DEMONSTRATION_MIX)
     torch.set_num_threads(1)  # the model is too small to gain from more, and one thread gives the same bits everywhere
     out = make_base(arguments.out or Path(config.model.path), config=config)
     print(f"wrote {out}")
