@@ -382,8 +382,5 @@ async def _started(what: str, references: Sequence[Any]) -> None:
         except RayTaskError as error:
             raise _cause(error) from error
         except RayActorError as error:
-            cause = error.cause if hasattr(error, "cause") and isinstance(error.cause, BaseException) else None
-            inner = _cause(cause) if cause else None
-            if isinstance(inner, (ValueError, OSError)):
-                raise inner from error
-            raise PartDied(f"{what} {i} could not start: {_first_line(error)}") from error
+            # Ray hands over what the constructor raised as the last line of a report.
+            raise PartDied(f"{what} {i} could not start: {str(error).strip().splitlines()[-1]}") from error

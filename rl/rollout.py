@@ -121,8 +121,9 @@ class RolloutWorker:
                 todo = [i for i in todo if rollouts[i].score.status is ScoreStatus.INFRA]
                 if not todo:
                     break
+                await self._release(client, [episode for i, episode in enumerate(job.episodes) if i not in todo])
         finally:
-            await client.release(job.episodes)
+            await self._release(client, job.episodes)
         group = RolloutGroup(
             group_id=job.group_id,
             index=job.index,
@@ -139,9 +140,15 @@ class RolloutWorker:
         for grader in self._graders.values():
             await grader.close()
 
+    async def _release(self, client: GeneratorClient, episodes: Sequence[str]) -> None:
+        """In lockstep the next requests of all others wait for these episodes, which will not ask again."""
+        if episodes and self._config.rollout.max_staleness == 0:
+            await client.release(episodes)
+
     async def _attempt(self, job: GroupJob, samples: Sequence[int], *, client: GeneratorClient, attempt: int) -> list[Rollout]:
         trajectories = [_Trajectory(sample=i, rollout_id=job.episodes[i], environment=make_environment(job.problem.task)) for i in samples]
         await asyncio.gather(*(self._reset(trajectory) for trajectory in trajectories))
+        await self._release(client, [t.rollout_id for t in trajectories if t.stop_reason is not None])
         await self._first_turn(job, trajectories, client=client, attempt=attempt)
         return list(await asyncio.gather(*(self._continue(job, t, client=client, attempt=attempt) for t in trajectories)))
 
@@ -193,6 +200,8 @@ class RolloutWorker:
                 await self._environment_step(trajectory)
                 if trajectory.stop_reason is None:
                     await self._generate(job, [trajectory], client=client, attempt=attempt)
+            if self._config.rollout.max_turns > 1:
+                await self._release(client, [trajectory.rollout_id])
         finally:
             await self._timed(trajectory, "environment", trajectory.environment.close)
         return Rollout(

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.load import dump_config
@@ -34,6 +34,7 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
     written, and RunFailed when a part fails later.
     """
     plan = make_plan(config)
+    config = _with_absolute_paths(config)
     mixture = build_tasks(config)
     for task in config.tasks.values():
         make_grader(task.env)
@@ -55,6 +56,12 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
         identity=identity,
     )
     return asyncio.run(_train(job, resume=resume))
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """Plugin files and the run folder by absolute path: on a cluster the other processes have other working directories."""
+    plugins = tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in config.run.plugins)
+    return replace(config, run=replace(config.run, plugins=plugins, dir=str(Path(config.run.dir).resolve())))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

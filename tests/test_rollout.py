@@ -13,11 +13,12 @@ from environments.records import Message, Problem, StepResult, StopReason, Task
 from environments.registry import environment
 from rewards.registry import reward
 from rewards.score import ScoreStatus
+from rl.generator import Generator
 from rl.prompt import ChatTokenizer, Renderer, load_tokenizer
 from rl.records import Completion, GenerateRequest, RolloutGroup, Sampling
 from rl.rollout import GroupJob, GroupOutcome, RolloutWorker
 from rl.tokenizer import save_tiny_tokenizer
-from tests.fakes import make_problem
+from tests.fakes import FakeEngine, make_problem
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_samples_share_one_prefill_and_are_graded(tokenizer: ChatTokenizer) -> N
     assert outcome.group is not None and written == [outcome.group]
     assert len(generator.requests) == 1 and len(set(generator.requests[0].seeds)) == 3
     assert [r.score.status for r in outcome.group.rollouts] == [ScoreStatus.POLICY_FAIL, ScoreStatus.OK, ScoreStatus.POLICY_FAIL]
-    assert generator.released == ["00000000-0", "00000000-1", "00000000-2"]
+    assert set(generator.released) == {"00000000-0", "00000000-1", "00000000-2"}
     assert all(r.timings["generate"] >= 0 and r.stop_reason is StopReason.DONE for r in outcome.group.rollouts)
 
 
@@ -193,3 +194,69 @@ def test_a_lasting_infrastructure_failure_gives_no_reward(tokenizer: ChatTokeniz
         assert rollout.score.status is ScoreStatus.INFRA and rollout.score.reward is None
         assert rollout.error_type == "OSError" and "sandbox is gone" in rollout.score.reason
         assert rollout.stop_reason is StopReason.ERROR
+
+
+def run_in_lockstep(problem: Problem, *, config: Config, tokenizer: ChatTokenizer) -> GroupOutcome:
+    """A group over the real generator service in lockstep mode, all episodes announced, with the fake engine below it."""
+
+    async def body() -> GroupOutcome:
+        generator = Generator(FakeEngine(), lockstep=True)
+        worker = RolloutWorker(config, renderer=Renderer(tokenizer), generators=[generator], write_group=lambda group: None)
+        job = GroupJob(
+            group_id="00000000",
+            index=0,
+            problem=problem,
+            split="train",
+            n_samples=3,
+            dispatch_version=0,
+            sampling=Sampling(max_tokens=3),
+            seed=1,
+        )
+        try:
+            await generator.expect(job.episodes)
+            return await asyncio.wait_for(worker.run_group(job), 20)
+        finally:
+            generator.close()
+            await worker.close()
+
+    return asyncio.run(body())
+
+
+_order = itertools.count()
+
+
+class Uneven(Counter):
+    """Episodes of different lengths."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.turns = 1 + next(_order) % 3
+
+    async def step(self, action: Message) -> StepResult:
+        self.turn += 1
+        if self.turn == self.turns:
+            return StepResult(done=True, stop_reason=StopReason.DONE)
+        return StepResult(messages=(Message(role="user", content="on"),), done=False)
+
+
+environment("test-uneven")(Uneven)
+
+
+@reward("test-uneven")
+def uneven(problem: Problem, response: str) -> float:
+    return 1.0
+
+
+def test_lockstep_does_not_wait_for_episodes_that_have_ended(tokenizer: ChatTokenizer) -> None:
+    outcome = run_in_lockstep(make_problem(env="test-uneven"), config=make_config(), tokenizer=tokenizer)
+    assert outcome.group is not None
+    assert sorted(len(rollout.turns) for rollout in outcome.group.rollouts) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("failures", [1, 2, 5])
+def test_lockstep_goes_on_after_an_infrastructure_failure(tokenizer: ChatTokenizer, failures: int) -> None:
+    _failures["left"] = failures
+    config = make_config(retries=2, max_turns=1)
+    outcome = run_in_lockstep(make_problem(env="test-flaky"), config=config, tokenizer=tokenizer)
+    assert outcome.group is not None
+    assert [rollout.score.status for rollout in outcome.group.rollouts] == [ScoreStatus.OK] * 3
