@@ -131,7 +131,7 @@ class LearnerGroup:
                 raise _cause(error)
         if pending:
             silent = [rank for rank, task in enumerate(tasks) if task in pending]
-            raise PartDied(f"learner ranks {silent} did not finish {action} within rollout.timeout={self._timeout:.0f} s")
+            raise PartDied(f"learner ranks {silent} did not finish {action} within {self._timeout:.0f} s")
         return [task.result() for task in tasks]
 
 

@@ -111,11 +111,13 @@ def test_names_cannot_drive_the_terminal() -> None:
 def restored_loggers():
     """The loggers as they were."""
     names = ("ray", "DeepSpeed", "deepspeed", "transformers", "datasets", "huggingface_hub", "torch.distributed", "py.warnings")
-    before = [(logger := logging.getLogger(name), logger.__class__, list(logger.handlers), logger.propagate) for name in names]
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger, logger.__class__, list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
     yield
     logging.captureWarnings(False)
-    for logger, kind, handlers, propagate in before:
+    for logger, kind, handlers, propagate, level in before:
         logger.__class__, logger.handlers, logger.propagate = kind, handlers, propagate
+        logger.setLevel(level)
 
 
 def test_library_noise_goes_to_the_file(tmp_path: Path, restored_loggers: None, capfd: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +125,7 @@ def test_library_noise_goes_to_the_file(tmp_path: Path, restored_loggers: None, 
     redirect_library_noise(path)
     redirect_library_noise(path)  # a second call must not double the lines
     late = logging.getLogger("DeepSpeed")
+    late.setLevel(logging.WARNING)  # a learner in this process may have turned it down
     late.addHandler(logging.StreamHandler(sys.stdout))  # what its import does
     late.warning("zero stage %d", 3)
     logging.getLogger("transformers.modeling_utils").warning("some weights were not used")

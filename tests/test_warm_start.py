@@ -19,6 +19,13 @@ EXAMPLES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warm start runs alone in its process; a learner tested in this one leaves its rank in the environment."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("warm") / "blank"

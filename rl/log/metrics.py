@@ -53,6 +53,7 @@ class StepMetrics:
     staleness_mean: float
     """Versions between sampling and training, mean over trained tokens."""
     staleness_max: int
+    """Of the oldest trained token; the get door bounds the newest tokens of each rollout."""
     tokens: int
     """Sampled tokens of the step's groups."""
     tokens_per_s: float
