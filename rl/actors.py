@@ -122,10 +122,6 @@ class GeneratorActor:
         self._seeded.set()
         return checksum
 
-    async def pid(self) -> int:
-        """Process id, for fault injection and memory figures."""
-        return os.getpid()
-
 
 class RolloutActor:
     """One rollout worker process."""
@@ -165,5 +161,5 @@ class RolloutActor:
         self._writer.close()
 
     async def pid(self) -> int:
-        """Process id, for fault injection and memory figures."""
+        """Process id; answers once the worker is built."""
         return os.getpid()

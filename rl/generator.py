@@ -122,10 +122,6 @@ class Generator:
 
         return str(await self._on_engine_thread(commit))
 
-    async def version(self) -> int:
-        """Policy version that tags the next token."""
-        return self._engine.version
-
     def close(self) -> None:
         """End the engine thread; pending requests fail with GeneratorClosed."""
         with self._wake:

@@ -278,21 +278,12 @@ class Cluster:
     learner: LearnerGroup | None
     generators: GeneratorPool
     rollouts: RolloutPool
-    handles: "Handles"
 
     async def close(self) -> None:
         """End everything that was started, in the order that loses nothing."""
         await self.rollouts.close()
         if self.learner is not None:
             await self.learner.close()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Handles:
-    """Raw actor handles, for fault injection."""
-
-    learners: tuple[Any, ...]
-    generators: tuple[Any, ...]
 
 
 def start_ray(plan: Plan, *, model_bytes: int) -> None:
@@ -366,7 +357,7 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
     pool = GeneratorPool(generators, timeout=timeout, say=say)
     rollouts = RolloutPool(lambda name: worker_class.remote(context, clients, name), count=plan.workers, generators=pool, say=say)
     group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE)) if with_learner else None
-    cluster = Cluster(learner=group, generators=pool, rollouts=rollouts, handles=Handles(learners=learners, generators=generators))
+    cluster = Cluster(learner=group, generators=pool, rollouts=rollouts)
     await _started("generator", [actor.incarnation.remote() for actor in generators])
     await _started("learner rank", [actor.ready.remote() for actor in learners])
     await _started("rollout worker", [actor.pid.remote() for actor in rollouts.actors])

@@ -70,7 +70,7 @@ def test_the_number_of_rollout_workers_changes_no_bit(reference: Path, model: Pa
 def test_a_killed_run_resumes_bit_for_bit(reference: Path, model: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, model=model)
     run = tmp_path / "runs" / "tiny"
-    process = start("train", config)
+    process = start("train", config, delay=0.4)
     wait_for_step(process, run, 3)
     below = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ def test_async_with_two_ranks_stays_within_the_bound(model: Path, tmp_path: Path
 def test_ctrl_c_stops_cleanly_and_the_run_goes_on(reference: Path, model: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, model=model)
     run = tmp_path / "runs" / "tiny"
-    process = start("train", config)
+    process = start("train", config, delay=0.4)
     wait_for_step(process, run, 1)
     process.send_signal(signal.SIGINT)
     output = finish(process, status=130)
@@ -124,7 +124,7 @@ def test_ctrl_c_stops_cleanly_and_the_run_goes_on(reference: Path, model: Path, 
 def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, model=model, run={"steps": 30}, rollout={"max_staleness": 1})
     run = tmp_path / "runs" / "tiny"
-    process = start("train", config)
+    process = start("train", config, delay=0.4)
     wait_for_step(process, run, 2)
     for name in ("RolloutActor", "GeneratorActor"):
         (pid,) = actor_pids(process.pid, name)
@@ -136,7 +136,7 @@ def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: 
 
 def test_a_dead_learner_ends_the_run_by_name(model: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, model=model, run={"steps": 1000})
-    process = start("train", config)
+    process = start("train", config, delay=0.4)
     wait_for_step(process, tmp_path / "runs" / "tiny", 1)
     (pid,) = actor_pids(process.pid, "LearnerActor")
     os.kill(pid, signal.SIGKILL)

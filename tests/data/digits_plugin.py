@@ -1,11 +1,21 @@
 """An environment that even an untrained model can learn: say digits."""
 
-from environments.records import Problem
+import asyncio
+import os
+
+from environments.records import Message, Problem, StepResult
 from environments.registry import environment
 from environments.single_turn import SingleTurn
 from rewards.registry import reward
 
-environment("digits")(SingleTurn)
+
+@environment("digits")
+class Digits(SingleTurn):
+    """Takes DIGITS_DELAY seconds, so that a test can act before a run is over."""
+
+    async def step(self, action: Message) -> StepResult:
+        await asyncio.sleep(float(os.environ.get("DIGITS_DELAY", "0")))
+        return await super().step(action)
 
 
 @reward("digits")
