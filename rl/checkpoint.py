@@ -5,18 +5,16 @@ A damaged one is skipped with a message and the one before it is used.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
 from environments.records import Problem
 from environments.sources.mixture import MixtureState
 from rl.buffer import BufferState
 from rl.codec import decode, encode
+from rl.durable import file_digest, sync, write_durably
 
 _STATE = "state.json"
 _MANIFEST = "files.json"
@@ -62,14 +60,13 @@ class Checkpoints:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         await save_learner(work / "learner")
-        _write_synced(work / _STATE, json.dumps(encode(state)).encode())
-        sums = {str(path.relative_to(work)): _file_sum(path) for path in sorted(work.rglob("*")) if path.is_file()}
-        _write_synced(work / _MANIFEST, json.dumps(sums, indent=1).encode())
-        _sync_folder(work)
+        write_durably(work / _STATE, lambda path: path.write_text(json.dumps(encode(state))))
+        sums = {str(path.relative_to(work)): file_digest(path) for path in sorted(work.rglob("*")) if path.is_file()}
+        write_durably(work / _MANIFEST, lambda path: path.write_text(json.dumps(sums, indent=1)))
         if final.exists():  # written by an earlier attempt that was resumed from further back
             shutil.rmtree(final)
         work.rename(final)
-        _sync_folder(self._folder)
+        sync(self._folder)
         for old in self._complete()[: -self._keep]:
             shutil.rmtree(old)
         return final
@@ -92,7 +89,7 @@ class Checkpoints:
         try:
             sums = json.loads((path / _MANIFEST).read_text())
             for name, wanted in sums.items():
-                if _file_sum(path / name) != wanted:
+                if file_digest(path / name) != wanted:
                     raise CheckpointDamaged(f"{name} does not match its checksum")
             state: LoopState = decode(LoopState, json.loads((path / _STATE).read_text()))
         except CheckpointDamaged:
@@ -100,26 +97,3 @@ class Checkpoints:
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointDamaged(str(error)) from error
         return state
-
-
-def _file_sum(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,14 +1,13 @@
 """One learner rank's state on disk: a file of tensors and a manifest that proves it whole. Knows nothing of ZeRO."""
 
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
+
+from rl.durable import file_digest, write_durably
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,10 +33,10 @@ def write_state(state: Any, folder: Path, *, rank: int, layout: Layout, optimize
     """Write a rank's tensors and their manifest durably: both files are synced and appear whole."""
     folder.mkdir(parents=True, exist_ok=True)
     target = _state_file(folder, rank)
-    _write_durably(target, lambda path: torch.save(state, path))
-    manifest = _Manifest(bytes=target.stat().st_size, xxh3_64=_digest(target), layout=layout, optimizer_step=optimizer_step)
+    write_durably(target, lambda path: torch.save(state, path))
+    manifest = _Manifest(bytes=target.stat().st_size, xxh3_64=file_digest(target), layout=layout, optimizer_step=optimizer_step)
     text = json.dumps(asdict(manifest), indent=1)
-    _write_durably(target.with_suffix(".json"), lambda path: path.write_text(text))
+    write_durably(target.with_suffix(".json"), lambda path: path.write_text(text))
 
 
 def read_state(folder: Path, *, rank: int, layout: Layout) -> tuple[Any, int]:
@@ -50,7 +49,7 @@ def read_state(folder: Path, *, rank: int, layout: Layout) -> tuple[Any, int]:
     try:
         fields_read = json.loads(path.with_suffix(".json").read_text())
         manifest = _Manifest(**fields_read | {"layout": Layout(**fields_read["layout"])})
-        whole = path.stat().st_size == manifest.bytes and _digest(path) == manifest.xxh3_64
+        whole = path.stat().st_size == manifest.bytes and file_digest(path) == manifest.xxh3_64
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: the learner's checkpoint is missing or unreadable ({error}); use an older one") from error
     if not whole:
@@ -64,28 +63,3 @@ def read_state(folder: Path, *, rank: int, layout: Layout) -> tuple[Any, int]:
 
 def _state_file(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank:05d}.pt"
-
-
-def _write_durably(target: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name, sync, rename, sync the folder."""
-    work = target.with_name(target.name + ".tmp")
-    write(work)
-    _sync(work)
-    work.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()

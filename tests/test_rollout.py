@@ -61,6 +61,20 @@ def make_config(*, retries: int = 1, max_turns: int = 4, max_prompt: int = 200) 
     )
 
 
+def make_job(problem: Problem, *, tokens: int) -> GroupJob:
+    """Three samples of a problem."""
+    return GroupJob(
+        group_id="00000000",
+        index=0,
+        problem=problem,
+        split="train",
+        n_samples=3,
+        dispatch_version=0,
+        sampling=Sampling(max_tokens=tokens),
+        seed=1,
+    )
+
+
 def run_group(
     tokenizer: ChatTokenizer, generator: ScriptedGenerator, problem: Problem, *, config: Config | None = None
 ) -> tuple[GroupOutcome, list[RolloutGroup]]:
@@ -68,16 +82,7 @@ def run_group(
 
     async def body() -> GroupOutcome:
         worker = RolloutWorker(config or make_config(), renderer=Renderer(tokenizer), generators=[generator], write_group=written.append)
-        job = GroupJob(
-            group_id="00000000",
-            index=0,
-            problem=problem,
-            split="train",
-            n_samples=3,
-            dispatch_version=0,
-            sampling=Sampling(max_tokens=16),
-            seed=1,
-        )
+        job = make_job(problem, tokens=16)
         try:
             return await worker.run_group(job)
         finally:
@@ -202,16 +207,7 @@ def run_in_lockstep(problem: Problem, *, config: Config, tokenizer: ChatTokenize
     async def body() -> GroupOutcome:
         generator = Generator(FakeEngine(), lockstep=True)
         worker = RolloutWorker(config, renderer=Renderer(tokenizer), generators=[generator], write_group=lambda group: None)
-        job = GroupJob(
-            group_id="00000000",
-            index=0,
-            problem=problem,
-            split="train",
-            n_samples=3,
-            dispatch_version=0,
-            sampling=Sampling(max_tokens=3),
-            seed=1,
-        )
+        job = make_job(problem, tokens=3)
         try:
             await generator.expect(job.episodes)
             return await asyncio.wait_for(worker.run_group(job), 20)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rl.durable import sync
 from rl.errors import RunFailed
 from rl.log.schema import BYTE_STREAM_SPLIT, DATASETS, PARTITION
 
@@ -70,7 +71,7 @@ class PartWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self._manifest, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            _sync_folder(folder)
+            sync(folder)
         except OSError as error:
             raise LogWriteError(explain(error, self._manifest)) from error
 
@@ -107,10 +108,10 @@ class PartWriter:
     def _sync_folders(self, partitions: set[Path]) -> None:
         """Make the renames durable; a partition seen for the first time may itself be new to the folders above it."""
         for folder in sorted(partitions):
-            _sync_folder(folder)
+            sync(folder)
             if folder not in self._synced:
-                _sync_folder(folder.parent)
-                _sync_folder(self._folder)
+                sync(folder.parent)
+                sync(self._folder)
                 self._synced.add(folder)
 
     def _append(self, parts: Sequence[Part], groups: Sequence[str]) -> None:
@@ -203,11 +204,3 @@ def _dictionary_columns(piece: Piece) -> list[str]:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
