@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from environments.records import Episode, Json, Problem
-from environments.sandbox import Bubblewrap, Execution, Limits
+from environments.sandbox.base import Execution, Limits
+from environments.sandbox.bubblewrap import Bubblewrap
 from rewards.extract import ExtractionError, only_fenced_block
 from rewards.score import Score, ScoreStatus
 

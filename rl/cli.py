@@ -186,7 +186,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _user_status(error: Exception) -> int | None:
     """Exit status of an error that is told in one line; None for one that is a defect and keeps its traceback."""
-    from environments.sandbox import SandboxUnavailable
+    from environments.sandbox.base import SandboxUnavailable
     from rl.errors import RunFailed
 
     if isinstance(error, RunFailed | SandboxUnavailable):

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from environments.sandbox import Bubblewrap, SandboxUnavailable
+from environments.sandbox.base import SandboxUnavailable
+from environments.sandbox.bubblewrap import Bubblewrap
 from rl.plan import available_cores
 
 DISTRIBUTION = "codeworld-rl"

@@ -8,7 +8,7 @@ import pytest
 
 import rewards.code
 from environments.records import Episode, Message, Problem, StopReason, Task
-from environments.sandbox import Execution, Limits, SandboxError
+from environments.sandbox.base import Execution, Limits, SandboxError
 from rewards.code import CodeGrader, same
 from rewards.code_output import CodeOutputGrader
 from rewards.extract import ExtractionError, last_box, only_fenced_block
@@ -236,7 +236,7 @@ def test_candidate_never_receives_expected_values() -> None:
 
         async def run(self, argv: Sequence[str], *, stdin: bytes, files: Mapping[str, bytes], limits: Limits) -> Execution:
             sent.extend((stdin, *files.values(), *(word.encode() for word in argv)))
-            return Execution(stdout=b"", stderr=b"", exit_code=0, wall_seconds=0.0, killed_by=None)
+            return Execution(stdout=b"", stderr=b"", exit_code=0, wall_seconds=0.0, cpu_seconds=None, peak_memory_mb=None, killed_by=None)
 
         def close(self) -> None: ...
 

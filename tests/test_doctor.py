@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import rl.doctor
-from environments.sandbox import Bubblewrap, SandboxUnavailable
+from environments.sandbox.base import SandboxUnavailable
+from environments.sandbox.bubblewrap import Bubblewrap
 from rl.doctor import (
     Item,
     check_build_tools,

@@ -158,7 +158,7 @@ def test_one_file_starts_bubblewrap() -> None:
         for module, path in sources().items()
         if any(isinstance(node, ast.Constant) and node.value == "bwrap" for node in ast.walk(ast.parse(path.read_text())))
     ]
-    assert users == ["environments.sandbox"]
+    assert users == ["environments.sandbox.bubblewrap"]
 
 
 def test_configuration_and_help_are_light() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from environments.sandbox import Bubblewrap, Execution, Limits, SandboxUnavailable
+from environments.sandbox.base import Execution, Limits, SandboxUnavailable
+from environments.sandbox.bubblewrap import Bubblewrap
 
 TIGHT = Limits(wall_seconds=2.0, cpu_seconds=1, memory_mb=256, processes=8, disk_mb=4)
 

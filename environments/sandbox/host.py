@@ -7,20 +7,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from environments.sandbox.base import SandboxUnavailable
+
 STAGING_DIR = "/run"
 """Where a private mount namespace shows an interpreter that other users cannot reach on the host."""
 HELP = (
     "programs can only run in a bubblewrap sandbox: install bubblewrap 0.8 or newer and util-linux "
     "(Debian: apt-get install bubblewrap util-linux) on a kernel that allows unprivileged user namespaces"
 )
-
-
-class SandboxError(RuntimeError):
-    """The sandbox failed, not the program in it."""
-
-
-class SandboxUnavailable(SandboxError):
-    """The sandbox cannot work on this machine; the message says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,25 +20,18 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
-from environments.sandbox_host import (
+from environments.sandbox.base import Execution, KilledBy, Limits, SandboxError, SandboxUnavailable
+from environments.sandbox.host import (
     HELP,
     STAGING_DIR,
     Interpreter,
-    SandboxError,
-    SandboxUnavailable,
     Staging,
     find_tool,
     others_reach,
     system_mounts,
 )
-
-__all__ = ["Bubblewrap", "Execution", "Limits", "SandboxError", "SandboxUnavailable"]
-
-KilledBy = Literal["wall", "output", "kernel"]
 
 _UID_BASE = 0x7000_0000
 """First uid of the boxes: above the ranges of packages, users, subordinate ids and containers. Process p owns the 64 uids from
@@ -48,44 +41,6 @@ _free_slots: deque[int] = deque(range(_SLOTS_PER_PROCESS))
 _KILL_GRACE_SECONDS = 2.0
 """How long bubblewrap may take to notice that its child was killed before it is killed too."""
 _PROBE_WALL_SECONDS = 60.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What one run may use."""
-
-    wall_seconds: float = 10.0
-    """From the start of the sandbox to the end of the program."""
-    cpu_seconds: int = 5
-    """Processor time of each process."""
-    memory_mb: int = 512
-    """Address space of each process, MiB."""
-    output_bytes: int = 1 << 20
-    """stdout and stderr together; a program that writes more is killed."""
-    processes: int = 16
-    """Processes and threads alive at once, the program itself included."""
-    disk_mb: int = 16
-    """Size of /tmp and of /work, and of the largest file, MiB."""
-
-    def __post_init__(self) -> None:
-        for spec in fields(self):
-            if getattr(self, spec.name) <= 0:
-                raise ValueError(f"limits.{spec.name} is {getattr(self, spec.name)}; it must be > 0")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Execution:
-    """What became of one program."""
-
-    stdout: bytes
-    """Cut off at the output cap."""
-    stderr: bytes
-    exit_code: int
-    """The program's exit code, or 128 + signal."""
-    wall_seconds: float
-    """Sandbox start included."""
-    killed_by: KilledBy | None
-    """`wall` and `output`: its limits. `kernel`: SIGKILL, for the processor-time limit or because the machine ran out of memory."""
 
 
 class Bubblewrap:
@@ -247,6 +202,8 @@ class _RunningBox:
             stderr=stderr,
             exit_code=137 if exit_code is None else exit_code,
             wall_seconds=time.monotonic() - started,
+            cpu_seconds=None,
+            peak_memory_mb=None,
             killed_by=self._killed_by or ("kernel" if exit_code == 137 else None),
         )
 
