@@ -40,7 +40,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[f"{room}{below}" for room in ("rl", "rewards", "environments", "configs") for below in ("", ".*")]),
-    package_data={"configs": ["*.yaml", "**/*"]},
+    package_data={"configs": ["*.yaml", "**/*"], "rl": ["engines/*.cpp"]},
     exclude_package_data={"": ["*.pyc"]},
     install_requires=REQUIREMENTS,
     extras_require={

@@ -152,3 +152,10 @@ def test_streams_are_philox_keyed_by_the_seed_in_any_row_and_after_a_move() -> N
         taken.append(values[0])
     np.testing.assert_array_equal(taken, expected)
     assert streams.take(np.array([2]), np.array([0]))[0] != expected[0]
+
+
+def test_a_token_whose_own_probability_vanishes_has_a_finite_logprob() -> None:
+    logits = torch.tensor([[0.0, -300.0]]).expand(64, 2)
+    tokens, logprobs = Sampler(2).draw(logits, uniforms_B=(np.arange(64) + 0.5) / 64, sampling=parameters(64, temperature=1000.0))
+    assert set(tokens.tolist()) == {0, 1}
+    np.testing.assert_allclose(logprobs[tokens == 1], -300.0)

@@ -5,8 +5,8 @@ their Hugging Face names. No gradients, no sampling, no scheduling.
 
     tokens ─► embedding ─► L x (norm ─► qkv ─► rope ─► attention ─► out ─► norm ─► gate, up ─► silu ─► down) ─► norm ─► head
 
-Axis suffixes: B rows, P prompt positions, C tokens of one prefill chunk, E hidden, H query heads, K key/value heads, A all of
-both, D head dimension, L cached columns, V vocabulary.
+Axis suffixes: B rows, P prompt positions, C tokens of one prefill chunk, N tokens of a step or chunk, E hidden, H query heads,
+K key/value heads, D head dimension, X half of it, L cached columns, V vocabulary.
 """
 
 import json
@@ -22,6 +22,7 @@ from safetensors import safe_open
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from rl.engines.cpu_ops import MAX_HEAD_DIM, CpuOps
 from rl.engines.kv import KVCache, PromptKV, ring
 
 SUPPORTED_TYPES = ("llama", "cwm")
@@ -60,6 +61,9 @@ class Shape:
         rope_type = config.rope_parameters["rope_type"]
         if rope_type not in SUPPORTED_ROPES:
             raise ValueError(f"rope_parameters.rope_type is {rope_type!r}; the torch engine runs {', '.join(SUPPORTED_ROPES)}")
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        if head_dim > MAX_HEAD_DIM:
+            raise ValueError(f"head_dim is {head_dim}; the torch engine runs up to {MAX_HEAD_DIM}")
         kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
         return cls(
             vocab=config.vocab_size,
@@ -67,7 +71,7 @@ class Shape:
             intermediate=config.intermediate_size,
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            head_dim=head_dim,
             windows=tuple(config.sliding_window if kind == "sliding_attention" else None for kind in kinds),
             norm_eps=config.rms_norm_eps,
             tied=config.tie_word_embeddings,
@@ -154,11 +158,10 @@ class Decoder:
         self.shape = Shape.of(config)
         self.dtype = dtype
         rotary = LlamaRotaryEmbedding(config=config)
-        self._frequencies_D: torch.Tensor = torch.cat([rotary.inv_freq, rotary.inv_freq]).float()
-        q_scale = self.shape.head_dim**-0.5
-        self._rope_scale_A1 = torch.tensor([[q_scale]] * self.shape.heads + [[1.0]] * self.shape.kv_heads) * rotary.attention_scaling
-        self._half_sign_D = torch.ones(self.shape.head_dim)
-        self._half_sign_D[: self.shape.head_dim // 2] = -1
+        self._frequencies_X: torch.Tensor = rotary.inv_freq.float()
+        self._rope_scaling: float = rotary.attention_scaling
+        self._q_scale = self.shape.head_dim**-0.5
+        self._ops = CpuOps(dtype)
         self._embedding = torch.empty(self.shape.vocab, self.shape.hidden, dtype=dtype)
         self._head = Linear(self._embedding if self.shape.tied else torch.empty_like(self._embedding))
         self._norm_E = torch.empty(self.shape.hidden, dtype=dtype)
@@ -213,82 +216,75 @@ class Decoder:
     def decode(self, tokens_B: torch.Tensor, positions_B: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """float32[B, V]: raw logits after feeding `tokens_B` at `positions_B` to the rows 0..B-1 of the cache.
 
-        The cache must fit position max(positions_B); all of its columns take part, masked where a row has not reached them.
+        The cache must fit position max(positions_B).
         """
         n_rows = len(tokens_B)
-        cos_BAD, sin_BAD = self._rope(positions_B)
-        rows = torch.arange(n_rows)
-        n_columns = max(keys.shape[2] for keys in cache.keys_RKLD)
-        unseen_BL = torch.arange(n_columns) > positions_B.unsqueeze(1)
-        mask_B1L = torch.zeros(n_rows, 1, n_columns, dtype=self.dtype).masked_fill_(unseen_BL.unsqueeze(1), -torch.inf)
+        cos_BX, sin_BX = self._rope(positions_B)
+        rows_B = torch.arange(n_rows)
+        places = {window: _places(positions_B, window) for window in set(self.shape.windows)}
         hidden_BE = self._embedding[tokens_B]
         for i, (layer, window) in enumerate(zip(self._layers, self.shape.windows, strict=True)):
-            q_BHD, k_BKD, v_BKD = self._qkv(layer, hidden_BE, cos_BAD, sin_BAD)
+            column_B, seen_B = places[window]
             keys, values = cache.keys_RKLD[i], cache.values_RKLD[i]
-            column_B = positions_B if window is None else positions_B % window
-            keys[rows, :, column_B] = k_BKD
-            values[rows, :, column_B] = v_BKD
-            mixed_BX = self._attend(q_BHD, keys[:n_rows], values[:n_rows], mask_B1L)
+            q_BHD = self._ops.rope_store(
+                layer.qkv(self._normed(hidden_BE, layer.attention_norm_E)),
+                cos_NX=cos_BX,
+                sin_NX=sin_BX,
+                rows_N=rows_B,
+                columns_N=column_B,
+                keys_RKLD=keys,
+                values_RKLD=values,
+            )
+            mixed_BX = self._ops.attend(q_BHD, keys, values, seen_N=seen_B, scale=self._q_scale)
             hidden_BE = self._rest(layer, hidden_BE, mixed_BX)
         return self._logits(hidden_BE)
-
-    def _attend(self, q_BHD: torch.Tensor, keys_BKLD: torch.Tensor, values_BKLD: torch.Tensor, mask_B1L: torch.Tensor) -> torch.Tensor:
-        """[B, H * D]: a plain batched product with the query heads of a group as rows (SDPA is five times slower here)."""
-        n_rows, n_columns = len(q_BHD), keys_BKLD.shape[2]
-        group = self.shape.heads // self.shape.kv_heads
-        q = q_BHD.reshape(n_rows * self.shape.kv_heads, group, self.shape.head_dim)
-        scores = torch.bmm(q, keys_BKLD.flatten(0, 1).transpose(1, 2))
-        scores.view(n_rows, self.shape.heads, n_columns).add_(mask_B1L[..., :n_columns])
-        return torch.bmm(torch.softmax(scores, dim=-1), values_BKLD.flatten(0, 1)).view(n_rows, -1)
 
     def _prefill_chunk(self, tokens_BC: torch.Tensor, buffers: list[torch.Tensor], *, start: int) -> torch.Tensor:
         """[B, C, E]: hidden states of positions start .. start + C - 1; writes their keys and values into the buffers."""
         n_rows, length = tokens_BC.shape
         end = start + length
-        cos_CAD, sin_CAD = self._rope(torch.arange(start, end))
+        cos_CX, sin_CX = self._rope(torch.arange(start, end))
+        cos_NX, sin_NX = cos_CX.repeat(n_rows, 1), sin_CX.repeat(n_rows, 1)
+        rows_N = torch.arange(n_rows).repeat_interleave(length)
+        columns_N = torch.arange(start, end).repeat(n_rows)
         masks = {window: _chunk_mask(start, end, window) for window in set(self.shape.windows)}
         hidden_BCE = self._embedding[tokens_BC]
         for layer, window, buffer in zip(self._layers, self.shape.windows, buffers, strict=True):
-            q, k, v = self._qkv(layer, hidden_BCE, cos_CAD, sin_CAD)
-            buffer[0, :, :, start:end], buffer[1, :, :, start:end] = k.transpose(1, 2), v.transpose(1, 2)
+            q_NHD = self._ops.rope_store(
+                layer.qkv(self._normed(hidden_BCE, layer.attention_norm_E)),
+                cos_NX=cos_NX,
+                sin_NX=sin_NX,
+                rows_N=rows_N,
+                columns_N=columns_N,
+                keys_RKLD=buffer[0],
+                values_RKLD=buffer[1],
+            )
             first = 0 if window is None else max(0, start - window + 1)
             seen = buffer[:, :, :, first:end].repeat_interleave(self.shape.heads // self.shape.kv_heads, dim=2)
             mask = masks[window]
-            mixed = F.scaled_dot_product_attention(q.transpose(1, 2), seen[0], seen[1], attn_mask=mask, is_causal=mask is None, scale=1.0)
+            q = q_NHD.unflatten(0, (n_rows, length)).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(q, seen[0], seen[1], attn_mask=mask, is_causal=mask is None, scale=self._q_scale)
             hidden_BCE = self._rest(layer, hidden_BCE, mixed.transpose(1, 2).reshape(n_rows, length, -1))
         return hidden_BCE
-
-    def _qkv(
-        self, layer: Layer, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q [..., H, D] (scaled by 1 / sqrt(D)), k and v [..., K, D]; `cos` and `sin` are those of `_rope`."""
-        shape = self.shape
-        fused = layer.qkv(self._normed(hidden, layer.attention_norm_E)).unflatten(-1, (-1, shape.head_dim))
-        qk, v = fused.split([shape.heads + shape.kv_heads, shape.kv_heads], dim=-2)
-        low, high = qk.chunk(2, dim=-1)
-        turned = (qk * cos).addcmul_(torch.cat([high, low], dim=-1), sin)
-        q, k = turned.split([shape.heads, shape.kv_heads], dim=-2)
-        return q, k, v
 
     def _rest(self, layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         """Hidden states after the attention's output projection and the MLP, [..., E]."""
         hidden = layer.out(mixed).add_(hidden)
-        gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm_E)).chunk(2, dim=-1)
-        return layer.down(F.silu(gate).mul_(up)).add_(hidden)
+        gate_up = layer.gate_up(self._normed(hidden, layer.mlp_norm_E))
+        return layer.down(self._ops.silu_mul(gate_up)).add_(hidden)
 
     def _normed(self, hidden: torch.Tensor, weight_E: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden, weight_E.shape, weight_E, self.shape.norm_eps)
+        return self._ops.rms_norm(hidden, weight_E, eps=self.shape.norm_eps)
 
     def _logits(self, hidden_BE: torch.Tensor) -> torch.Tensor:
         """float32[B, V]; the product itself is rounded to the model's dtype, as in transformers."""
         return self._head(self._normed(hidden_BE, self._norm_E)).float()
 
     def _rope(self, positions_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [N, A, D] for the q and k heads; q's carry the attention scale, and the rotated half's sign is in sin."""
-        angles_ND = positions_N.unsqueeze(1).float() * self._frequencies_D
-        cos_NAD = angles_ND.cos().unsqueeze(1) * self._rope_scale_A1
-        sin_NAD = (angles_ND.sin() * self._half_sign_D).unsqueeze(1) * self._rope_scale_A1
-        return cos_NAD.to(self.dtype), sin_NAD.to(self.dtype)
+        """cos and sin, float32[N, D / 2], with the precision of the model's dtype as in transformers."""
+        angles_NX = positions_N.unsqueeze(1).float() * self._frequencies_X
+        cos_NX, sin_NX = angles_NX.cos() * self._rope_scaling, angles_NX.sin() * self._rope_scaling
+        return cos_NX.to(self.dtype).float(), sin_NX.to(self.dtype).float()
 
     def _load(self, model_path: Path) -> None:
         """Copy every tensor of the folder's safetensors files into its view."""
@@ -323,3 +319,10 @@ def _chunk_mask(start: int, end: int, window: int | None) -> torch.Tensor | None
     first = 0 if window is None else max(0, start - window + 1)
     distance = torch.arange(start, end).unsqueeze(1) - torch.arange(first, end)
     return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+
+
+def _places(positions_B: torch.Tensor, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """int64[B] each: the column where a position's key goes, and how many columns hold what the position sees, itself included."""
+    if window is None:
+        return positions_B, positions_B + 1
+    return positions_B % window, (positions_B + 1).clamp(max=window)

@@ -1,8 +1,8 @@
 """The KV cache of the running sequences, and the KV of a prompt before its samples start.
 
 Running sequences are the rows 0..n-1, without holes. A sliding layer keeps a ring of `window` columns: position p lives in
-column p % window. Rotary embedding is already in the keys, so the order of columns does not matter, and `column <= position`
-is the mask of both kinds of layer.
+column p % window. Rotary embedding is already in the keys, so the order of columns does not matter: in both kinds of layer a
+position sees the first min(position + 1, columns) ones.
 
 Axis suffixes: R rows of the cache, B prompts, K key/value heads, D head dimension, L columns, P prompt positions, W columns of
 a ring, G samples.
@@ -44,17 +44,13 @@ def ring(values_BKPD: torch.Tensor, lengths_B: torch.Tensor, window: int | None)
         return values_BKPD
     last_B1 = (lengths_B - 1).unsqueeze(1)
     position_BW = last_B1 - (last_B1 - torch.arange(window)) % window
-    # A column that a short prompt has not reached yet holds any value: it is masked until a decode step writes it.
+    # A column that a short prompt has not reached yet holds any value: nobody reads it before a decode step writes it.
     index = position_BW.clamp_(min=0)[:, None, :, None].expand(-1, values_BKPD.shape[1], -1, values_BKPD.shape[3])
     return values_BKPD.gather(2, index)
 
 
 class KVCache:
-    """Buffers of all layers, with as many columns as the longest running sequence needs.
-
-    Columns are allocated tightly because a batched bfloat16 product of a strided slice copies the slice first: at 64 rows of
-    128 columns that doubles the time of a step's attention. The copies at growth are rarer and cost less.
-    """
+    """Buffers of all layers, with as many columns as the longest running sequence needs."""
 
     def __init__(self, *, windows: Sequence[int | None], kv_heads: int, head_dim: int, dtype: torch.dtype, rows: int) -> None:
         """`windows` holds one entry a layer, None for full attention; `rows` is a limit, not an allocation."""
@@ -90,8 +86,7 @@ class KVCache:
                 if old.shape[0] == self._rows and old.shape[2] == wanted:
                     continue
                 kept = min(old.shape[2], wanted)
-                # Zeroed, because a masked column still takes part in the products: garbage there could be inf or nan.
-                new = old.new_zeros(self._rows, old.shape[1], wanted, old.shape[3])
+                new = old.new_empty(self._rows, old.shape[1], wanted, old.shape[3])
                 new[: old.shape[0], :, :kept] = old[:, :, :kept]
                 buffers[layer] = new
 

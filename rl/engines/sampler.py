@@ -80,32 +80,32 @@ class Sampler:
         temperature, top-k and top-p. Order of the filters: temperature, top-k, top-p; weights tied with the last one kept
         are kept too. Raises FloatingPointError when a row's logits are not finite.
         """
-        largest_B1 = logits_BV.amax(dim=-1, keepdim=True)
-        weights_BV = self._padded(len(logits_BV))
-        inner_BV = weights_BV[:, : self.vocab_size]
-        torch.sub(logits_BV, largest_B1, out=inner_BV)
-        inner_BV.exp_()
-        sums_BK = self._block_sums(weights_BV)
-        log_total_B = sums_BK.sum(dim=-1).log() + largest_B1.squeeze(1)
-        if not bool(torch.isfinite(log_total_B).all()):
+        probabilities_BV = self._padded(len(logits_BV))
+        torch.softmax(logits_BV, dim=-1, out=probabilities_BV[:, : self.vocab_size])
+        weights_BV, sums_BK = probabilities_BV, self._block_sums(probabilities_BV)
+        if not bool(torch.isfinite(sums_BK).all()):
             raise FloatingPointError("the model's logits are not finite: the policy's weights hold inf or nan")
 
         greedy_B = sampling.temperature_B == 0
         tempered = bool(np.any((sampling.temperature_B != 1) & ~greedy_B))
         filtered = bool(np.any(((sampling.top_k_B > 0) | (sampling.top_p_B < 1)) & ~greedy_B))
-        if tempered:
-            inverse_B = 1.0 / np.where(greedy_B, np.float32(1), sampling.temperature_B)
-            torch.sub(logits_BV, largest_B1, out=inner_BV)
-            inner_BV.mul_(torch.from_numpy(inverse_B.astype(np.float32)).unsqueeze(1)).exp_()
-        if filtered:
-            _filter(inner_BV, top_k_B=np.where(greedy_B, 0, sampling.top_k_B), top_p_B=np.where(greedy_B, 1, sampling.top_p_B))
         if tempered or filtered:
+            weights_BV = probabilities_BV.clone()
+            inner_BV = weights_BV[:, : self.vocab_size]
+            if tempered:
+                inverse_B = 1.0 / np.where(greedy_B, np.float32(1), sampling.temperature_B)
+                torch.softmax(logits_BV * torch.from_numpy(inverse_B.astype(np.float32)).unsqueeze(1), dim=-1, out=inner_BV)
+            if filtered:
+                _filter(inner_BV, top_k_B=np.where(greedy_B, 0, sampling.top_k_B), top_p_B=np.where(greedy_B, 1, sampling.top_p_B))
             sums_BK = self._block_sums(weights_BV)
         tokens_B = self._invert(weights_BV, sums_BK, torch.from_numpy(uniforms_B))
         if greedy_B.any():
             tokens_B = torch.where(torch.from_numpy(greedy_B), logits_BV.argmax(dim=-1), tokens_B)
-        logprobs_B = logits_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1).double() - log_total_B
-        return tokens_B.numpy(), logprobs_B.float().numpy()
+        if tempered:  # a high temperature draws tokens whose own probability may be 0 in float32
+            logprobs_B = logits_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1) - logits_BV.logsumexp(dim=-1)
+        else:
+            logprobs_B = probabilities_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1).log()
+        return tokens_B.numpy(), logprobs_B.numpy()
 
     def _padded(self, rows: int) -> torch.Tensor:
         """float32[rows, blocks * block]: scratch; columns past the vocabulary are zero."""
