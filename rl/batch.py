@@ -49,7 +49,7 @@ def make_batches(samples: Sequence[TrainSample], *, config: Config, n_rollouts: 
 
 
 def token_weights(objective: ObjectiveConfig, lengths_S: np.ndarray, *, n_rollouts: float, n_tokens: int, max_tokens: int) -> np.ndarray:
-    """float64[S]: loss weight of each token of a sample with `lengths_S` agent tokens.
+    """float64[S]: loss weight of each token of a sample whose rollout has `lengths_S` agent tokens.
 
     `n_rollouts` and `n_tokens` are totals over all ranks and micro-batches of one optimizer step.
 
@@ -119,7 +119,12 @@ def _flatten(trained: Sequence[TrainSample], *, config: Config, n_rollouts: floa
         raise ValueError(
             f"sample {sample.rollout_id}: prompt_len {sample.prompt_len}, {agents_S[bad[0]]} agent tokens; both must be at least 1"
         )
-    weight_S = token_weights(config.objective, agents_S, n_rollouts=n_rollouts, n_tokens=n_tokens, max_tokens=config.sampling.max_tokens)
+    # A rollout weighs the same however many samples it was cut into: means over a response count the tokens of all of them.
+    _, rollout_S = np.unique([sample.rollout_id for sample in trained], return_inverse=True)
+    lengths_of_rollouts_S = np.bincount(rollout_S, weights=agents_S)[rollout_S]
+    weight_S = token_weights(
+        config.objective, lengths_of_rollouts_S, n_rollouts=n_rollouts, n_tokens=n_tokens, max_tokens=config.sampling.max_tokens
+    )
     return _Flat(
         samples=trained,
         tokens_F=np.concatenate([sample.token_ids_T for sample in trained]),
@@ -241,6 +246,7 @@ def _pack(flat: _Flat, rows: Sequence[_Row]) -> MicroBatch:
         weights_N=flat.weight_S[members_M].astype(np.float32)[sample_N],
         sample_N=sample_N.astype(np.int32),
         rollout_ids=tuple(flat.samples[s].rollout_id for s in members_M),
+        parts=tuple(flat.samples[s].part for s in members_M),
     )
 
 
@@ -258,4 +264,5 @@ def _dummy() -> MicroBatch:
         weights_N=nothing_N,
         sample_N=np.zeros(1, dtype=np.int32),
         rollout_ids=(PADDING_ROLLOUT,),
+        parts=(0,),
     )

@@ -4,7 +4,7 @@ Axis suffixes: T tokens of one sequence, P prompt tokens, G samples of a group, 
 N response tokens of a micro-batch. Arrays are numpy; torch appears only from the learner on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,13 +59,22 @@ class Turn:
     """One action of the policy: the tokens it was shown since its last action, and those it sampled."""
 
     context_ids_P: np.ndarray
-    """int32[P]: environment tokens since the previous turn; the whole rendered prompt for the first one."""
+    """int32[P]: environment tokens since the previous turn; the whole rendered conversation for the first one and after a restart."""
     completion: Completion
     text: str
     """The completion decoded without special tokens: what the environment saw."""
+    restarts: bool = False
+    """The chat template could not continue the tokens before this turn, so the policy saw the conversation rendered anew: a new
+    training sample starts here."""
     started: float
     """Unix seconds."""
     ended: float
+
+
+def unbroken(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
+    """Runs of turns whose tokens continue each other."""
+    starts = [i for i, turn in enumerate(turns) if i == 0 or turn.restarts]
+    return [tuple(turns[start:end]) for start, end in zip(starts, [*starts[1:], len(turns)], strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -120,9 +129,11 @@ class RolloutGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainSample:
-    """One rollout as the learner sees it."""
+    """One rollout as the learner sees it; several where the chat template made it start anew."""
 
     rollout_id: str
+    part: int = 0
+    """Position among the samples of its rollout."""
     group_index: int
     token_ids_T: np.ndarray
     """int32[T]: every token of the rollout, prompt first."""
@@ -166,6 +177,9 @@ class MicroBatch:
     sample_N: np.ndarray
     """int32[N]: index into `rollout_ids` of the sample each token belongs to."""
     rollout_ids: tuple[str, ...]
+    """One a sample; the samples of one rollout share it."""
+    parts: tuple[int, ...]
+    """`TrainSample.part` of each sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -176,14 +190,16 @@ class Batch:
     n_tokens: int
     """Global count of response tokens over all ranks."""
     n_samples: int
-    """Global count of trained rollouts over all ranks."""
+    """Global count of training samples over all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SampleStats:
-    """What the learner saw on one trained rollout; becomes a row of the `learner` dataset."""
+    """What the learner saw on one training sample; those of a rollout become a row of the `learner` dataset."""
 
     rollout_id: str
+    part: int = 0
+    """`TrainSample.part`."""
     logprobs_T: np.ndarray
     """float32[agent tokens]: the learner's own raw logprobs before the update."""
     entropies_T: np.ndarray

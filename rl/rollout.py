@@ -19,8 +19,8 @@ from environments.records import Episode, Message, Problem, StopReason
 from environments.registry import make_environment
 from rewards.registry import make_grader
 from rewards.score import Grader, Score, ScoreStatus
-from rl.prompt import Renderer
-from rl.records import Completion, GenerateRequest, Rollout, RolloutGroup, Sampling, Turn
+from rl.prompt import PrefixBroken, Renderer
+from rl.records import Completion, GenerateRequest, Rollout, RolloutGroup, Sampling, Turn, unbroken
 from rl.seeds import derive_seed
 
 
@@ -74,13 +74,16 @@ class _Trajectory:
     turns: list[Turn] = field(default_factory=list)
     pending_context_P: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     """Rendered environment tokens that the policy has not answered yet."""
+    restarts: bool = False
+    """They are the whole conversation, because the chat template could not continue the tokens before."""
     stop_reason: StopReason | None = None
     error: BaseException | None = None
     timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "environment": 0.0, "score": 0.0})
 
     def context(self) -> np.ndarray:
-        """int32[P]: everything so far, as the generator must see it."""
-        parts = [array for turn in self.turns for array in (turn.context_ids_P, turn.completion.token_ids_T)]
+        """int32[P]: everything since the last restart, as the generator must see it."""
+        run = () if self.restarts else unbroken(self.turns)[-1] if self.turns else ()
+        parts = [array for turn in run for array in (turn.context_ids_P, turn.completion.token_ids_T)]
         return np.concatenate([*parts, self.pending_context_P]).astype(np.int32)
 
     def fail(self, error: BaseException) -> None:
@@ -190,7 +193,10 @@ class RolloutWorker:
         for trajectory, completion in zip(trajectories, completions, strict=True):
             text = self._renderer.decode(completion.token_ids_T)
             context, trajectory.pending_context_P = trajectory.pending_context_P, np.zeros(0, np.int32)
-            trajectory.turns.append(Turn(context_ids_P=context, completion=completion, text=text, started=started, ended=ended))
+            restarts, trajectory.restarts = trajectory.restarts, False
+            trajectory.turns.append(
+                Turn(context_ids_P=context, completion=completion, text=text, restarts=restarts, started=started, ended=ended)
+            )
             trajectory.timings["generate"] += seconds
 
     async def _continue(self, job: GroupJob, trajectory: _Trajectory, *, client: GeneratorClient, attempt: int) -> Rollout:
@@ -234,13 +240,20 @@ class RolloutWorker:
                 trajectory.stop_reason = StopReason.MAX_TURNS
             else:
                 trajectory.messages.extend(result.messages)
-                closed = cut is StopReason.STOP_TOKEN
-                trajectory.pending_context_P = self._renderer.render_continuation(result.messages, after=(*before, action), closed=closed)
+                self._render_answer(trajectory, result.messages, after=(*before, action), closed=cut is StopReason.STOP_TOKEN)
                 if len(trajectory.context()) >= self._config.model.context_length:
                     trajectory.stop_reason = StopReason.CONTEXT_FULL
         except Exception as error:
             trajectory.fail(error)
         trajectory.timings["environment"] += time.monotonic() - started
+
+    def _render_answer(self, trajectory: _Trajectory, messages: Sequence[Message], *, after: Sequence[Message], closed: bool) -> None:
+        """What the policy is shown next: the tokens that follow, or the whole conversation where the template rewrites earlier turns."""
+        try:
+            trajectory.pending_context_P = self._renderer.render_continuation(messages, after=after, closed=closed)
+        except PrefixBroken:
+            trajectory.pending_context_P = self._renderer.render_prompt((*after, *messages))
+            trajectory.restarts = True
 
     async def _score(self, job: GroupJob, trajectory: _Trajectory) -> Score:
         if trajectory.error is not None:

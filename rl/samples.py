@@ -1,13 +1,16 @@
 """From a finished group to training samples: tokens in, tokens out, nothing is tokenized again."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rl.advantage import GroupAdvantages
-from rl.records import Rollout, RolloutGroup, TrainSample
+from rl.records import RolloutGroup, TrainSample, Turn, unbroken
 
 
 def to_samples(group: RolloutGroup, advantages: GroupAdvantages) -> list[TrainSample]:
-    """Samples of the rollouts that have an advantage and sampled at least one token, in the group's order.
+    """Samples of the rollouts that have an advantage and sampled at least one token, in the group's order; one a rollout, and one
+    more for each time that the chat template made it start anew.
 
     A group without any non-zero advantage gives none: there is nothing to learn from. In other groups rollouts of
     advantage 0 stay, because token-mean objectives count their tokens; `make_batches` leaves them out of the rows.
@@ -16,29 +19,32 @@ def to_samples(group: RolloutGroup, advantages: GroupAdvantages) -> list[TrainSa
         return []
     pairs = zip(group.rollouts, advantages.values_G, strict=True)
     return [
-        to_sample(rollout, group_index=group.index, advantage=float(value))
+        to_sample(turns, rollout_id=rollout.rollout_id, part=part, group_index=group.index, advantage=float(value))
         for rollout, value in pairs
-        if not np.isnan(value) and rollout.n_sampled > 0
+        if not np.isnan(value)
+        for part, turns in enumerate(unbroken(rollout.turns))
+        if any(len(turn.completion.token_ids_T) for turn in turns)
     ]
 
 
-def to_sample(rollout: Rollout, *, group_index: int, advantage: float) -> TrainSample:
-    """One rollout: all turns joined, context tokens masked out, sampled tokens masked in.
+def to_sample(turns: Sequence[Turn], *, rollout_id: str, part: int, group_index: int, advantage: float) -> TrainSample:
+    """A run of turns joined: context tokens masked out, sampled tokens masked in.
 
     Raises ValueError when the first turn has no context: nothing would predict the first sampled token.
     """
-    first = rollout.turns[0]
+    first = turns[0]
     if len(first.context_ids_P) == 0:
-        raise ValueError(f"rollout {rollout.rollout_id} has an empty prompt; render at least one token before the first turn")
+        raise ValueError(f"rollout {rollout_id} has an empty prompt; render at least one token before the first turn")
     ids, masks, logprobs, versions = [], [], [], []
-    for turn in rollout.turns:
+    for turn in turns:
         n_context, completion = len(turn.context_ids_P), turn.completion
         ids += [turn.context_ids_P, completion.token_ids_T]
         masks += [np.zeros(n_context, dtype=bool), np.ones(len(completion.token_ids_T), dtype=bool)]
         logprobs += [np.zeros(n_context, dtype=np.float32), completion.logprobs_T]
         versions += [np.full(n_context, -1, dtype=np.int32), completion.versions_T]
     return TrainSample(
-        rollout_id=rollout.rollout_id,
+        rollout_id=rollout_id,
+        part=part,
         group_index=group_index,
         token_ids_T=np.concatenate(ids).astype(np.int32, copy=False),
         agent_mask_T=np.concatenate(masks),

@@ -28,12 +28,13 @@ class StepTotals:
         log_ratio = logprobs.astype(np.float64) - micro_batch.behaviour_logprobs_N
         k3 = np.expm1(log_ratio) - log_ratio
         self._sums += torch.tensor([float(loss.detach()), entropies.sum(dtype=np.float64), k3.sum(), clipped.sum(), len(logprobs)])
-        for index, rollout_id in enumerate(micro_batch.rollout_ids):
+        for index, (rollout_id, part) in enumerate(zip(micro_batch.rollout_ids, micro_batch.parts, strict=True)):
             own = micro_batch.sample_N == index
             if own.any():
                 self._samples.append(
                     SampleStats(
                         rollout_id=rollout_id,
+                        part=part,
                         logprobs_T=logprobs[own],
                         entropies_T=entropies[own].astype(np.float16),
                         n_clipped=int(clipped[own].sum()),

@@ -79,6 +79,7 @@ def make_stats(samples: Sequence[TrainSample]) -> StepStats:
     seen = [
         SampleStats(
             rollout_id=sample.rollout_id,
+            part=sample.part,
             logprobs_T=sample.behaviour_logprobs_T[sample.agent_mask_T] + np.float32(1e-3),
             entropies_T=np.full(int(sample.agent_mask_T.sum()), 0.75, np.float16),
             n_clipped=1,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -241,3 +242,29 @@ def test_a_sample_without_agent_tokens_is_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"sample x: .* 0 agent tokens"):
         make_batches([empty], config=config(), n_rollouts=1)
+
+
+@pytest.mark.parametrize("objective", ["grpo", "rloo", "dapo", "cwm"])
+def test_a_rollout_weighs_the_same_in_one_sample_or_in_two(objective: str) -> None:
+    rng = np.random.default_rng(3)
+    prompt = np.arange(1, 6)
+    whole = make_sample(rng, group=0, index=0, prompt=prompt, length=10, advantage=1.0, multi=False)
+    cut = [
+        make_sample(rng, group=0, index=0, prompt=prompt, length=4, advantage=1.0, multi=False),
+        replace(make_sample(rng, group=0, index=0, prompt=np.arange(1, 13), length=6, advantage=1.0, multi=False), part=1),
+    ]
+    other = make_sample(rng, group=0, index=1, prompt=prompt, length=7, advantage=-1.0, multi=False)
+
+    def weights(samples: list[TrainSample]) -> list[float]:
+        (rank,) = make_batches(samples, config=config(objective=objective), n_rollouts=2)
+        found = [
+            (micro.rollout_ids[s], weight)
+            for micro in rank[0].micro_batches
+            for s, weight in zip(micro.sample_N, micro.weights_N, strict=True)
+        ]
+        return sorted(float(weight) for rollout_id, weight in found if rollout_id == whole.rollout_id)
+
+    assert weights([*cut, other]) == pytest.approx(weights([whole, other]))
+    (rank,) = make_batches([*cut, other], config=config(objective=objective), n_rollouts=2)
+    pairs = [pair for micro in rank[0].micro_batches for pair in zip(micro.rollout_ids, micro.parts, strict=True)]
+    assert sorted(pairs) == [("00000000-0", 0), ("00000000-0", 1), ("00000000-1", 0)]

@@ -1,6 +1,8 @@
 """ZeRO steps equal plain AdamW on any number of ranks, resume bit for bit, and refuse what is not finite. Real DeepSpeed on CPU."""
 
+import itertools
 import multiprocessing
+import os
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
@@ -81,15 +83,20 @@ def rank_batches(config: Config, seed: int) -> tuple[tuple[Batch, ...], ...]:
     return make_batches(make_samples(seed), config=config, n_rollouts=12)
 
 
+_meetings = itertools.count()
+"""The ranks of a test meet in the same order in each process."""
+
+
 @contextmanager
 def opened(config: Config, model: Path, *, rank: int = 0) -> Iterator[Learner]:
-    store = model.parent / f"store-{len(list(model.parent.glob('store-*')))}" if config.learner.ranks == 1 else None
+    # A fresh file a meeting: were it reused, a slow rank could clear away where the other one waits already.
+    meeting = model.parent / f"meet-{os.getpid() if config.learner.ranks == 1 else 'all'}-{next(_meetings)}"
     learner = Learner(
         config,
         model_path=model,
         rank=rank,
         world_size=config.learner.ranks,
-        init_method=f"file://{store or model.parent / 'meet'}",
+        init_method=f"file://{meeting}",
         threads=1,
     )
     try:
@@ -118,7 +125,11 @@ def plain_training(model: Path, config: Config, seeds: Sequence[int]) -> dict[st
 
 
 def loss_of(policy: Policy, objective: Any, micro_batch: MicroBatch) -> torch.Tensor:
-    tensors = {name: torch.from_numpy(getattr(micro_batch, name)) for name in MicroBatch.__dataclass_fields__ if name != "rollout_ids"}
+    tensors = {
+        name: torch.from_numpy(getattr(micro_batch, name))
+        for name in MicroBatch.__dataclass_fields__
+        if name not in ("rollout_ids", "parts")
+    }
     logprobs_N, _ = policy(*(tensors[f"{name}"] for name in ("token_ids_BL", "positions_BL", "segments_BL", "source_N", "targets_N")))
     own = {name: tensors[name] for name in ("behaviour_logprobs_N", "advantages_N", "weights_N", "sample_N")}
     inputs = LossInputs(
@@ -209,7 +220,6 @@ def _two_ranks(rank: int, folder: Path) -> None:
 def _joined(config: Config, model: Path, rank: int) -> Iterator[tuple[Learner, Config]]:
     with opened(config, model, rank=rank) as learner:
         yield learner, config
-    (model.parent / "meet").unlink(missing_ok=True)
 
 
 def _snapshot(learner: Learner) -> list[WeightBucket]:

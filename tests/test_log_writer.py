@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,20 @@ def test_learner_rows_account_for_every_rollout(tmp_path: Path) -> None:
     assert values[:6] == (-0.25, 2, 1, 2.0, 2, 1e-5)  # sampled by version 0, trained on version 2
     assert np.array_equal(np.array(values[6], np.float32), make_stats(samples).samples[0].logprobs_T)
     assert values[7] == [0.75, 0.75]
+
+
+def test_a_rollout_of_several_samples_is_one_learner_row(tmp_path: Path) -> None:
+    group = make_group(0, version=1, rollouts=[make_rollout("g0-0")])
+    first = make_sample(group.rollouts[0])
+    samples = [first, replace(first, part=1, behaviour_logprobs_T=first.behaviour_logprobs_T - np.float32(1))]
+    stats = make_stats([samples[1], samples[0]])  # trained in another order
+    stats = replace(stats, samples=(replace(stats.samples[0], kl=4.0, n_clipped=2), replace(stats.samples[1], kl=2.0)))
+    with LearnerWriter(tmp_path, attempt=1) as out:
+        out.write_step(train_step=3, groups=[group], samples=samples, stats=[stats], rejected=[])
+    (row,) = rows(tmp_path, "SELECT n_tokens, n_clipped, kl, learner_logprob FROM learner")
+    assert row[:3] == (4, 3, 3.0)
+    expected = np.concatenate([stats.samples[1].logprobs_T, stats.samples[0].logprobs_T])
+    assert np.array_equal(np.array(row[3], np.float32), expected)
 
 
 def test_learner_rows_beyond_the_restored_step_are_superseded(tmp_path: Path) -> None:

@@ -150,6 +150,25 @@ def test_multi_turn_keeps_sampled_tokens_and_extends_the_context(tokenizer: Chat
     assert rollout.score.status is ScoreStatus.OK
 
 
+def test_a_template_that_rewrites_earlier_turns_starts_a_new_sample(tmp_path: Path) -> None:
+    save_tiny_tokenizer(tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    # Shows only the newest of the policy's messages, as templates do that drop earlier thinking.
+    template.write_text(
+        template.read_text().replace("message['content']", "(message['content'] if message['role'] != 'assistant' or loop.last else '')")
+    )
+    tokenizer = load_tokenizer(tmp_path)
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: "stop" if turn == 2 else f"t{turn}")
+    outcome, _ = run_group(tokenizer, generator, make_problem(env="test-counter"))
+    assert outcome.group is not None
+    rollout = outcome.group.rollouts[0]
+    assert (rollout.score.status, rollout.error_type) == (ScoreStatus.OK, "")
+    assert [turn.restarts for turn in rollout.turns] == [False, True, True]
+    own = [r for r in generator.requests if r.episodes[0] == rollout.rollout_id]
+    assert [r.prompt_ids_P.tolist() for r in own] == [turn.context_ids_P.tolist() for turn in rollout.turns]
+    assert tokenizer.decode(own[1].prompt_ids_P.tolist()).count("seen t0") == 1
+
+
 def test_the_turn_budget_ends_the_episode_with_its_own_reason(tokenizer: ChatTokenizer) -> None:
     generator = ScriptedGenerator(tokenizer, lambda episode, turn: "go on")
     outcome, _ = run_group(tokenizer, generator, make_problem(env="test-counter"), config=make_config(max_turns=2))

@@ -10,7 +10,7 @@ from environments.records import StopReason
 from rl.advantage import GroupAdvantages, advantages
 from rl.records import Completion, Turn
 from rl.samples import to_sample, to_samples
-from tests.fakes import make_group, make_rollout
+from tests.fakes import make_group
 
 
 def turn(context: list[int], ids: list[int], logprobs: list[float], versions: list[int]) -> Turn:
@@ -25,7 +25,7 @@ def turn(context: list[int], ids: list[int], logprobs: list[float], versions: li
 
 def test_turns_join_with_context_masked_out_and_everything_aligned() -> None:
     turns = (turn([1, 2, 3], [10, 11], [-0.1, -0.2], [4, 4]), turn([7, 8], [12, 13, 14], [-0.3, -0.4, -0.5], [4, 5, 5]))
-    sample = to_sample(replace(make_rollout("a-0"), turns=turns), group_index=6, advantage=0.5)
+    sample = to_sample(turns, rollout_id="a-0", part=0, group_index=6, advantage=0.5)
     assert sample.token_ids_T.tolist() == [1, 2, 3, 10, 11, 7, 8, 12, 13, 14]
     assert sample.agent_mask_T.tolist() == [False] * 3 + [True] * 2 + [False] * 2 + [True] * 3
     assert sample.behaviour_logprobs_T == pytest.approx([0, 0, 0, -0.1, -0.2, 0, 0, -0.3, -0.4, -0.5])
@@ -54,4 +54,21 @@ def test_a_group_without_signal_gives_nothing_but_a_zero_among_others_stays() ->
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="rollout a-0 has an empty prompt"):
-        to_sample(replace(make_rollout("a-0"), turns=(turn([], [1], [-1.0], [0]),)), group_index=0, advantage=1.0)
+        to_sample((turn([], [1], [-1.0], [0]),), rollout_id="a-0", part=0, group_index=0, advantage=1.0)
+
+
+def test_a_turn_that_starts_anew_starts_a_sample_with_the_same_advantage() -> None:
+    group = make_group(3, rewards=(1.0, -1.0))
+    first = turn([1, 2], [10, 11], [-0.1, -0.2], [4, 4])
+    anew = replace(turn([1, 2, 20, 7], [12], [-0.3], [5]), restarts=True)
+    after = turn([8], [13], [-0.4], [5])
+    silent = replace(turn([1, 2, 30], [], [], []), restarts=True)
+    group = replace(group, rollouts=(replace(group.rollouts[0], turns=(first, anew, after, silent)), group.rollouts[1]))
+    samples = to_samples(group, GroupAdvantages(values_G=np.array([0.5, -0.5]), reasons=(None,) * 2))
+    assert [(sample.rollout_id, sample.part, sample.advantage) for sample in samples] == [
+        ("00000003-0", 0, 0.5),
+        ("00000003-0", 1, 0.5),
+        ("00000003-1", 0, -0.5),
+    ]
+    assert [sample.token_ids_T.tolist() for sample in samples[:2]] == [[1, 2, 10, 11], [1, 2, 20, 7, 12, 8, 13]]
+    assert samples[1].agent_mask_T.tolist() == [False] * 4 + [True, False, True] and samples[1].prompt_len == 4

@@ -74,7 +74,8 @@ TOKENS = pa.schema(
         pa.field("version_segments", pa.list_(pa.struct([("start", pa.int64()), ("version", pa.int64())]))),
     ]
 )
-"""One row a rollout. Segments tile `token_ids`; kind is `context` or `sampled` (the trainable ones). Logprobs are raw
+"""One row a rollout. Segments tile `token_ids`; kind is `sampled` (the trainable ones), `context`, or `restart`: the
+whole conversation rendered anew, because the chat template could not continue the tokens before. Logprobs are raw
 (before temperature, top-k and top-p). A version segment's `start` indexes `behaviour_logprob`."""
 
 LEARNER = pa.schema(

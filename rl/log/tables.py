@@ -44,8 +44,9 @@ class LearnerRow:
     train_step: int
     drop_reason: str | None
     """None when the rollout was trained on."""
-    sample: TrainSample | None
-    stats: SampleStats | None
+    samples: tuple[TrainSample, ...]
+    """Empty when it was not; several when the chat template made it start anew."""
+    stats: tuple[SampleStats, ...]
 
 
 def group_pieces(logged: Sequence[LoggedGroup], *, tokens: bool) -> list[Piece]:
@@ -78,13 +79,15 @@ def learner_rows(
     rejected: Sequence[tuple[RolloutGroup, str]],
 ) -> list[LearnerRow]:
     """A row for every rollout that reached the buffer since the last step: trained, left out or rejected with its group."""
-    by_id = {sample.rollout_id: sample for sample in samples}
-    seen = {one.rollout_id: one for rank in stats for one in rank.samples}
+    by_id: dict[str, list[TrainSample]] = {}
+    for sample in samples:
+        by_id.setdefault(sample.rollout_id, []).append(sample)
+    seen = {(one.rollout_id, one.part): one for rank in stats for one in rank.samples}
     rows = []
     for group, rejection in [*((group, None) for group in groups), *rejected]:
         trained = any(rollout.rollout_id in by_id for rollout in group.rollouts)
         for rollout in group.rollouts:
-            sample = by_id.get(rollout.rollout_id) if rejection is None else None
+            own = tuple(by_id.get(rollout.rollout_id, ())) if rejection is None else ()
             rows.append(
                 LearnerRow(
                     rollout_id=rollout.rollout_id,
@@ -93,9 +96,9 @@ def learner_rows(
                     attempt=attempt,
                     logged=logged,
                     train_step=train_step,
-                    drop_reason=None if sample else rejection or _left_out(rollout, group_trained=trained),
-                    sample=sample,
-                    stats=seen.get(rollout.rollout_id) if sample else None,
+                    drop_reason=None if own else rejection or _left_out(rollout, group_trained=trained),
+                    samples=own,
+                    stats=tuple(seen[key] for sample in own if (key := (sample.rollout_id, sample.part)) in seen),
                 )
             )
     return rows
@@ -215,25 +218,33 @@ def _tokens_table(pairs: Sequence[tuple[LoggedGroup, Rollout]]) -> pa.Table:
 
 def _learner_table(rows: Sequence[LearnerRow]) -> pa.Table:
     stats = [row.stats for row in rows]
-    stale = [None if row.sample is None else row.train_step - 1 - row.sample.versions_T[row.sample.agent_mask_T] for row in rows]
+    stale = [
+        row.train_step - 1 - _concatenated([sample.versions_T[sample.agent_mask_T] for sample in row.samples]) if row.samples else None
+        for row in rows
+    ]
     columns = {
         **_identity((row.rollout_id, row.attempt, row.logged) for row in rows),
         "group_id": [row.group_id for row in rows],
         "train_step": [row.train_step for row in rows],
-        "admitted": [row.sample is not None for row in rows],
+        "admitted": [bool(row.samples) for row in rows],
         "drop_reason": [row.drop_reason for row in rows],
-        "advantage": [row.sample.advantage if row.sample else None for row in rows],
+        "advantage": [row.samples[0].advantage if row.samples else None for row in rows],
         "n_tokens": [None if s is None else len(s) for s in stale],
-        "n_clipped": [s.n_clipped if s else None for s in stats],
+        "n_clipped": [sum(one.n_clipped for one in own) if own else None for own in stats],
         "staleness_mean": [float(s.mean()) if s is not None and len(s) else None for s in stale],
         "staleness_max": [int(s.max()) if s is not None and len(s) else None for s in stale],
-        "kl": [s.kl if s else None for s in stats],
-        "learner_logprob": _lists([s.logprobs_T if s else None for s in stats], np.float32),
-        "entropy": _lists([s.entropies_T if s else None for s in stats], np.float16),
+        "kl": [_mean_kl(own) if own else None for own in stats],
+        "learner_logprob": _lists([_concatenated([one.logprobs_T for one in own]) if own else None for own in stats], np.float32),
+        "entropy": _lists([_concatenated([one.entropies_T for one in own]) if own else None for own in stats], np.float16),
     }
     return pa.table(
         {name: pa.array(v, LEARNER.field(name).type) if isinstance(v, list) else v for name, v in columns.items()}, schema=LEARNER
     )
+
+
+def _mean_kl(stats: Sequence[SampleStats]) -> float:
+    """Over the tokens of all samples of a rollout."""
+    return float(np.average([one.kl for one in stats], weights=[len(one.logprobs_T) for one in stats]))
 
 
 def _identity(rows: Iterable[tuple[str, int, float]]) -> dict[str, pa.Array]:
@@ -262,7 +273,8 @@ def _stream(rollout: Rollout) -> np.ndarray:
 def _segments(rollout: Rollout) -> list[dict[str, Any]]:
     segments, position = [], 0
     for turn in rollout.turns:
-        for kind, array in (("context", turn.context_ids_P), ("sampled", turn.completion.token_ids_T)):
+        shown = "restart" if turn.restarts else "context"
+        for kind, array in ((shown, turn.context_ids_P), ("sampled", turn.completion.token_ids_T)):
             if len(array):
                 segments.append({"start": position, "len": len(array), "kind": kind})
             position += len(array)
