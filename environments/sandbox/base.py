@@ -34,7 +34,8 @@ class Limits:
     cpu_seconds: int = 5
     """Processor time of each process."""
     memory_mb: int = 512
-    """Address space of each process and, where cgroups can be used, memory of the whole box, MiB."""
+    """Address space of each process (the fork-server's interpreter and preloaded modules are not counted), MiB. Where control groups can
+    be used the whole box is limited too: to this, its two tmpfs and 16 MiB more."""
     output_bytes: int = 1 << 20
     """stdout and stderr together; a program that writes more is killed."""
     processes: int = 16
@@ -104,7 +105,8 @@ class Sandbox(Protocol):
         """Run `source` as the main module of a fresh interpreter.
 
         The working directory /work holds `files` (relative path: content, read-only). Whatever the program does, bytes that
-        are no Python included, is an Execution; SandboxError means that the sandbox itself failed.
+        are no Python included, is an Execution; SandboxError means that the sandbox itself failed. Raises ValueError for files
+        that do not fit, and for names that are no relative paths or have `..` in them.
         """
         ...
 

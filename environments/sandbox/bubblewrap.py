@@ -1,4 +1,4 @@
-"""Bubblewrap: runs one hostile program in a box of its own and says what happened.
+"""Bubblewrap: runs one hostile program in a box of its own; the fallback where the fork-server cannot run.
 
 A box has its own user, mount, pid, network, ipc, uts and (where there is one) cgroup namespace; an empty environment; the
 interpreter and system libraries read-only; small tmpfs at /tmp and /work; no /proc, no network, no home, no checkout.
@@ -8,65 +8,73 @@ when it ends or is killed, the kernel ends everything that it started.
 Bubblewrap never starts as root, because its child would keep host uid 0: as root every run first drops to a uid of its own,
 taken from a range that belongs to this process. As an ordinary user it starts directly.
 
-What this does not do: no seccomp filter (the kernel's whole system-call surface is reachable, inside a user namespace without
-capabilities that cannot make further ones), no memory limit over the sum of a box's processes (the limit is per process).
+What this does not do: no memory limit over the sum of a box's processes (the limit is per process), no limit on the number of files
+(the processor limit stops a flood), no measure of processor time and memory.
 """
 
 import asyncio
 import contextlib
 import json
 import os
-import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from environments.sandbox.base import Execution, KilledBy, Limits, SandboxError, SandboxUnavailable
+from environments.sandbox.base import Execution, Guard, Limits, SandboxError, SandboxUnavailable
+from environments.sandbox.box import Box, Ended, Pipes
 from environments.sandbox.host import (
+    DEVICES,
+    ENVIRONMENT,
     HELP,
-    STAGING_DIR,
+    UIDS_PER_PROCESS,
     Interpreter,
+    Mount,
     Staging,
+    box_uid,
+    check_files,
     find_tool,
     others_reach,
+    package_paths,
     system_mounts,
 )
+from environments.sandbox.seccomp import seccomp_filter
 
-_UID_BASE = 0x7000_0000
-"""First uid of the boxes: above the ranges of packages, users, subordinate ids and containers. Process p owns the 64 uids from
-base + 64 p on; the largest pid (2**22 - 1) ends exactly below 2**31."""
-_SLOTS_PER_PROCESS = 64
-_free_slots: deque[int] = deque(range(_SLOTS_PER_PROCESS))
+_free_slots: deque[int] = deque(range(UIDS_PER_PROCESS))
 _KILL_GRACE_SECONDS = 2.0
 """How long bubblewrap may take to notice that its child was killed before it is killed too."""
 _PROBE_WALL_SECONDS = 60.0
+_PROGRAM = "/tmp/main.py"
 
 
 class Bubblewrap:
     """Runs programs, at most `slots` at a time. One instance serves one event loop."""
 
-    def __init__(self, *, slots: int = 0) -> None:
-        """`slots`: boxes at once; 0 means one a processor.
+    def __init__(self, *, slots: int = 0, packages: Sequence[str] = ()) -> None:
+        """`slots`: boxes at once, 0 means one a processor. `packages`: installed modules that programs may import.
 
         Raises SandboxUnavailable at once when a tool is missing, and from `check` or the first `run` when it does not work.
         """
-        slots = slots or min(os.cpu_count() or 1, _SLOTS_PER_PROCESS)
-        if not 1 <= slots <= _SLOTS_PER_PROCESS:
-            raise ValueError(f"slots is {slots}; it must be from 1 to {_SLOTS_PER_PROCESS}")
+        slots = slots or min(os.cpu_count() or 1, UIDS_PER_PROCESS)
+        if not 1 <= slots <= UIDS_PER_PROCESS:
+            raise ValueError(f"slots is {slots}; it must be from 1 to {UIDS_PER_PROCESS}")
         self._semaphore = asyncio.Semaphore(slots)
         self._lock = asyncio.Lock()
         self._checked = False
         self._is_root = os.geteuid() == 0
         self._bwrap, self._prlimit = find_tool("bwrap"), find_tool("prlimit")
         self._interpreter = Interpreter.locate()
-        self._staging = Staging.make(self._interpreter.prefix) if self._is_root and not others_reach(self._interpreter.executable) else None
+        self._seccomp = seccomp_filter()
+        paths = package_paths(packages)
+        mounts = self._interpreter.mounts(paths)
+        sources = [Path(mount.source) for mount in mounts if mount.kind == "bind"]
+        hidden = self._is_root and not all(others_reach(path) for path in sources)
+        self._staging = Staging.make([str(path) for path in sources]) if hidden else None
+        self._mounts = (
+            *(word for mount in (*system_mounts(), *mounts) for word in self._words(mount)),
+            *(word for mount in mounts if mount.kind == "hide" for word in ("--remount-ro", mount.target)),
+        )
         self._setpriv = find_tool("setpriv") if self._is_root else ""
-
-    @property
-    def python(self) -> tuple[str, ...]:
-        """Command that starts the interpreter inside a box: isolated, standard library only."""
-        return (str(self._interpreter.executable), "-I", "-S", "-X", "utf8")
 
     async def check(self) -> None:
         """Run a trivial program once. Raises SandboxUnavailable when that does not work."""
@@ -74,9 +82,9 @@ class Bubblewrap:
             if self._checked:
                 return
             try:
-                execution = await self._run(
-                    (*self.python, "-c", "print(6 * 7)"), stdin=b"", files={}, limits=Limits(wall_seconds=_PROBE_WALL_SECONDS)
-                )
+                async with self._semaphore:
+                    session = await self._start(b"print(6 * 7)", files={}, limits=Limits(wall_seconds=_PROBE_WALL_SECONDS))
+                    execution = await session.finish(stdin=b"")
             except (SandboxError, OSError) as error:
                 raise SandboxUnavailable(f"{HELP}; a first run failed: {error}") from error
             if execution.stdout != b"42\n":
@@ -85,54 +93,96 @@ class Bubblewrap:
             self._checked = True
 
     async def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", files: Mapping[str, bytes] | None = None, limits: Limits | None = None
+        self, source: bytes, *, stdin: bytes = b"", files: Mapping[str, bytes] | None = None, limits: Limits | None = None
     ) -> Execution:
-        """Run `argv` in a fresh box whose working directory /work holds `files` (relative path: content, read-only).
-
-        Whatever the program does is an Execution; SandboxError means that the sandbox itself failed.
-        """
+        """See Sandbox.run."""
         await self.check()
-        return await self._run(argv, stdin=stdin, files=files or {}, limits=limits or Limits())
+        async with self._semaphore:
+            session = await self._start(source, files=files or {}, limits=limits or Limits())
+            return await session.finish(stdin=stdin)
 
-    def close(self) -> None:
-        """Release the private mount namespace, if there is one."""
+    async def open(self, source: bytes, *, files: Mapping[str, bytes] | None = None, limits: Limits | None = None) -> "BubblewrapSession":
+        """See Sandbox.open. A session does not count against `slots`: it is idle most of its life."""
+        await self.check()
+        return await self._start(source, files=files or {}, limits=limits or Limits())
+
+    async def guards(self) -> tuple[Guard, ...]:
+        """See Sandbox.guards."""
+        await self.check()
+        return (
+            Guard(name="namespaces", state="on", found="user, pid, mount, net, ipc, uts"),
+            Guard(name="own uid", state="on", found="one a box" if self._is_root else "this user's, inside a user namespace"),
+            Guard(name="own root", state="on", found="interpreter and system libraries, read-only; no /proc, no home, no checkout"),
+            Guard(name="system-call filter", state="on", found=f"{len(self._seccomp) // 8} instructions"),
+            Guard(name="resource limits", state="on", found="address space, processor time, processes, files, core dumps"),
+            Guard(name="tmpfs with size limits", state="on", found="/tmp and /work"),
+            *(
+                Guard(
+                    name=name, state="unavailable", found=f"bubblewrap sets no {what}", fix="use the fork-server (sandbox.kind: forkserver)"
+                )
+                for name, what in (("tmpfs with inode limits", "number of inodes"), ("memory of the whole box (cgroup)", "control group"))
+            ),
+        )
+
+    async def close(self) -> None:
+        """Release the private mount namespace, if there is one. Open sessions are their owners' to close."""
         if self._staging is not None:
             self._staging.close()
 
-    async def _run(self, argv: Sequence[str], *, stdin: bytes, files: Mapping[str, bytes], limits: Limits) -> Execution:
-        async with self._semaphore:
-            with contextlib.ExitStack() as stack:
-                uid = stack.enter_context(_slot_uid()) if self._is_root else None
-                status_read, status_write = os.pipe()
-                stack.callback(os.close, status_read)
-                os.set_blocking(status_read, False)
-                with contextlib.ExitStack() as passed:
-                    passed.callback(os.close, status_write)
-                    file_fds = {_box_path(name): _memory_file(content, stack=passed) for name, content in files.items()}
-                    command = self._command(argv, uid=uid, status_fd=status_write, file_fds=file_fds, limits=limits)
-                    started = time.monotonic()
-                    launch = asyncio.ensure_future(
-                        asyncio.create_subprocess_exec(
-                            *command,
-                            stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE,
-                            pass_fds=(status_write, *file_fds.values()),
-                            env={},
-                            cwd="/",
-                            start_new_session=True,
-                        )
+    async def _start(self, source: bytes, *, files: Mapping[str, bytes], limits: Limits) -> "BubblewrapSession":
+        check_files(files, limits)
+        if b"\0" in source:  # some interpreters would run what stands before it
+            source = b"raise SyntaxError('source code cannot contain null bytes')"
+        with contextlib.ExitStack() as stack:
+            uid = stack.enter_context(_slot_uid()) if self._is_root else None
+            status_read, status_write = os.pipe()
+            stack.callback(os.close, status_read)
+            os.set_blocking(status_read, False)
+            pipes = Pipes()
+            with contextlib.ExitStack() as passed:
+                passed.callback(os.close, status_write)
+                passed.callback(pipes.close_program_ends)
+                fixed = [_memory_file(content, stack=passed) for content in (source, self._seccomp)]
+                file_fds = {f"/work/{name}": _memory_file(content, stack=passed) for name, content in files.items()}
+                command = self._command(
+                    uid=uid, status_fd=status_write, program_fd=fixed[0], seccomp_fd=fixed[1], file_fds=file_fds, limits=limits
+                )
+                started = time.monotonic()
+                launch = asyncio.ensure_future(
+                    asyncio.create_subprocess_exec(
+                        *command,
+                        stdin=pipes.program[0],
+                        stdout=pipes.program[1],
+                        stderr=pipes.program[2],
+                        pass_fds=(status_write, *fixed, *file_fds.values()),
+                        env={},
+                        cwd="/",
+                        start_new_session=True,
                     )
-                    try:
-                        process = await asyncio.shield(launch)
-                    except asyncio.CancelledError:  # asyncio's own cleanup would kill bubblewrap before it can reap the box
-                        await _RunningBox(process=await launch, status_fd=status_read, output_bytes=limits.output_bytes).abort()
-                        raise
-                box = _RunningBox(process=process, status_fd=status_read, output_bytes=limits.output_bytes)
-                return await box.finish(stdin=stdin, wall_seconds=limits.wall_seconds, started=started)
+                )
+                cancelled = False
+                try:
+                    process = await asyncio.shield(launch)
+                except asyncio.CancelledError:  # asyncio's own cleanup would kill bubblewrap before it can reap the box
+                    process, cancelled = await launch, True
+            launcher = _Launcher(process=process, status_fd=status_read)
+            session = BubblewrapSession(launcher=launcher, pipes=pipes, limits=limits, started=started, stack=stack.pop_all())
+        if cancelled:
+            await session.close()
+            raise asyncio.CancelledError
+        return session
+
+    def _words(self, mount: Mount) -> tuple[str, ...]:
+        """Bubblewrap's options for one mount."""
+        if mount.kind == "link":
+            return ("--symlink", mount.source, mount.target)
+        if mount.kind == "hide":
+            return ("--tmpfs", mount.target)
+        staged = {} if self._staging is None else self._staging.places
+        return ("--ro-bind", staged.get(mount.source, mount.source), mount.target)
 
     def _command(
-        self, argv: Sequence[str], *, uid: int | None, status_fd: int, file_fds: Mapping[str, int], limits: Limits
+        self, *, uid: int | None, status_fd: int, program_fd: int, seccomp_fd: int, file_fds: Mapping[str, int], limits: Limits
     ) -> tuple[str, ...]:
         """The whole launch: [enter the staging namespace,] [drop to the slot's uid,] bubblewrap, resource limits, program."""
         drop = (
@@ -141,7 +191,6 @@ class Bubblewrap:
             else (self._setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--no-new-privs", "--")
         )
         enter = () if self._staging is None else self._staging.enter
-        source = self._interpreter.prefix if self._staging is None else Path(STAGING_DIR)
         disk = str(limits.disk_mb << 20)
         limit_flags = (
             f"--nproc={limits.processes}",
@@ -158,85 +207,73 @@ class Bubblewrap:
             *("--unshare-user", "--uid", "1000", "--gid", "1000", "--disable-userns", "--cap-drop", "ALL"),
             *("--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
             *("--hostname", "box", "--die-with-parent", "--new-session", "--json-status-fd", str(status_fd)),
-            *system_mounts(),
-            *self._interpreter.mounts(source=source),
-            *("--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"),
+            *("--seccomp", str(seccomp_fd), *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value))),
+            *self._mounts,
+            *(word for name in DEVICES for word in ("--dev-bind", f"/dev/{name}", f"/dev/{name}")),
             *("--size", disk, "--tmpfs", "/tmp", "--size", disk, "--tmpfs", "/work"),
             *(word for path, fd in file_fds.items() for word in ("--perms", "0444", "--file", str(fd), path)),
+            *("--perms", "0444", "--ro-bind-data", str(program_fd), _PROGRAM),
             *("--remount-ro", "/", "--chdir", "/work", "--"),
             *(self._prlimit, *limit_flags, "--"),
-            *argv,
+            *(str(self._interpreter.executable), "-I", "-X", "utf8", _PROGRAM),
         )
 
 
-class _RunningBox:
-    """One launched sandbox: feeds and drains its pipes, kills it at a limit, reads its verdict."""
+class BubblewrapSession:
+    """One box, from its launch to its end."""
 
-    def __init__(self, *, process: asyncio.subprocess.Process, status_fd: int, output_bytes: int) -> None:
+    def __init__(self, *, launcher: "_Launcher", pipes: Pipes, limits: Limits, started: float, stack: contextlib.ExitStack) -> None:
+        """`stack` holds what the box occupies; it is released when the box has ended."""
+        ended = asyncio.ensure_future(launcher.ended())
+        ended.add_done_callback(lambda _: stack.close())
+        self._launcher = launcher
+        self._box = Box(pipes=pipes, limits=limits, started=started, kill=launcher.kill, ended=ended)
+
+    async def finish(self, *, stdin: bytes) -> Execution:
+        """Send all of stdin and wait for the end."""
+        return self._judged(await self._box.finish(stdin=stdin))
+
+    async def ask(self, line: bytes, *, seconds: float) -> bytes:
+        """See Session.ask."""
+        return await self._box.ask(line, seconds=seconds)
+
+    async def close(self) -> Execution:
+        """See Session.close."""
+        return self._judged(await self._box.close())
+
+    def _judged(self, execution: Execution) -> Execution:
+        """Bubblewrap's own failures are no verdict."""
+        if not self._launcher.ran and not self._launcher.killed:
+            detail = execution.stderr.decode(errors="replace").strip()[-500:]
+            raise SandboxError(f"bubblewrap ended with code {execution.exit_code} without running the program: {detail or 'no message'}")
+        return execution
+
+
+class _Launcher:
+    """The bubblewrap process of one box, and what it reports."""
+
+    def __init__(self, *, process: asyncio.subprocess.Process, status_fd: int) -> None:
         self._process = process
         self._status_fd = status_fd
         self._status_text = b""
-        self._output_left = output_bytes
-        self._killed_by: KilledBy | None = None
+        self.killed = False
+        self.ran = False
 
-    async def finish(self, *, stdin: bytes, wall_seconds: float, started: float) -> Execution:
-        """Wait for the end of the program, at most `wall_seconds`. Cancellation kills the box before it propagates."""
-        assert self._process.stdout is not None and self._process.stderr is not None
-        loop = asyncio.get_running_loop()
-        alarm = loop.call_at(loop.time() + wall_seconds - (time.monotonic() - started), self._stop, "wall")
-        try:
-            _, stdout, stderr, launcher_code = await asyncio.gather(
-                self._feed(stdin), self._drain(self._process.stdout), self._drain(self._process.stderr), self._process.wait()
-            )
-        except BaseException:
-            await self.abort()
-            raise
-        finally:
-            alarm.cancel()
+    async def ended(self) -> Ended:
+        """Wait for the end of the box."""
+        code = await self._process.wait()
         exit_code = self._status().get("exit-code")
-        if self._killed_by is None and exit_code is None:
-            detail = stderr.decode(errors="replace").strip()[-500:]
-            raise SandboxError(f"bubblewrap ended with code {launcher_code} without running the program: {detail or 'no message'}")
-        return Execution(
-            stdout=stdout,
-            stderr=stderr,
-            exit_code=137 if exit_code is None else exit_code,
-            wall_seconds=time.monotonic() - started,
-            cpu_seconds=None,
-            peak_memory_mb=None,
-            killed_by=self._killed_by or ("kernel" if exit_code == 137 else None),
-        )
+        self.ran = exit_code is not None
+        if exit_code is None:
+            return Ended(exit_code=137 if self.killed else code)
+        return Ended(exit_code=exit_code, killed_by="kernel" if exit_code == 137 and not self.killed else None)
 
-    async def abort(self) -> None:
-        """Kill the box and wait until it is gone."""
-        self._kill()
-        await self._process.wait()
-
-    async def _feed(self, stdin: bytes) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a program may end without reading
-            self._process.stdin.write(stdin)
-            await self._process.stdin.drain()
-        self._process.stdin.close()
-
-    async def _drain(self, stream: asyncio.StreamReader) -> bytes:
-        kept = bytearray()
-        while chunk := await stream.read(1 << 16):
-            kept += chunk[: self._output_left]
-            if len(chunk) > self._output_left:
-                self._stop("output")
-            self._output_left = max(0, self._output_left - len(chunk))
-        return bytes(kept)
-
-    def _stop(self, reason: KilledBy) -> None:
-        if self._killed_by is None:
-            self._killed_by = reason
-            self._kill()
-
-    def _kill(self) -> None:
+    def kill(self) -> None:
         """Kill the box's pid 1, and with it the box; bubblewrap then reaps it and ends, which leaves no zombie."""
-        asyncio.get_running_loop().call_later(_KILL_GRACE_SECONDS, self._kill_launcher)
-        self._kill_child()
+        if not self.killed:
+            self.killed = True
+            asyncio.get_running_loop().call_later(_KILL_GRACE_SECONDS, self._kill_launcher)
+            self._kill_child()
 
     def _kill_child(self) -> None:
         if self._process.returncode is not None:
@@ -268,19 +305,12 @@ class _RunningBox:
 def _slot_uid() -> Iterator[int]:
     """A uid that no other box of any process uses meanwhile: process limits count by uid."""
     if not _free_slots:
-        raise SandboxError(f"more than {_SLOTS_PER_PROCESS} boxes at once in one process: lower the sandboxes' slots")
+        raise SandboxError(f"more than {UIDS_PER_PROCESS} boxes at once in one process: lower the sandboxes' slots")
     slot = _free_slots.popleft()
     try:
-        yield _UID_BASE + os.getpid() * _SLOTS_PER_PROCESS + slot
+        yield box_uid(slot)
     finally:
         _free_slots.append(slot)
-
-
-def _box_path(name: str) -> str:
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise ValueError(f"file name {name!r} of a sandbox run must be a relative path without `..`")
-    return str(PurePosixPath("/work") / path)
 
 
 def _memory_file(content: bytes, *, stack: contextlib.ExitStack) -> int:
