@@ -1,14 +1,19 @@
-"""Grader of predicted program output: the response's only fenced block must equal the true output as text."""
+"""Grader of predicted output: the response's only fenced block must equal the true output, as text or as a Python value."""
 
+from environments.code_tests.compare import same_literal
+from environments.fenced import ExtractionError, code_block
 from environments.records import Episode, Problem
-from rewards.extract import ExtractionError, only_fenced_block
 from rewards.score import Score, ScoreStatus
 
 PASS_REWARD, FAIL_REWARD = 1.0, -1.0
 
 
 class CodeOutputGrader:
-    """+1 for the exact output, -1 otherwise. Whitespace at line ends and blank lines at the end do not count."""
+    """+1 for the exact output, -1 otherwise. Whitespace at line ends and blank lines at the end do not count.
+
+    With `compare: value` in the reference (CRUXEval), both are read as Python literals where they are such, and must be equal
+    values of equal types.
+    """
 
     async def grade(self, problem: Problem, episode: Episode) -> Score:
         answer = problem.reference.get("answer")
@@ -19,9 +24,11 @@ class CodeOutputGrader:
                 reason=f"problem {problem.task.id}: reference.answer is {answer!r}; it must be the program's output as text",
             )
         try:
-            predicted = only_fenced_block(episode.response).text
+            predicted = code_block(episode.response, languages=())
         except ExtractionError as error:
             return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, reason=str(error))
+        if problem.reference.get("compare") == "value" and same_literal(predicted, answer):
+            return Score(reward=PASS_REWARD, status=ScoreStatus.OK, reason="the value is right")
         wanted, got = _lines(answer), _lines(predicted)
         if wanted == got:
             return Score(reward=PASS_REWARD, status=ScoreStatus.OK, reason="the output is right")

@@ -1,53 +1,22 @@
-"""The code graders: what passes, what fails and why, and code that tries to pass without solving the problem."""
+"""The code graders' common ground: what passes, what fails and why, what is remembered, what the candidate is sent."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-import rewards.code
-from environments.records import Episode, Message, Problem, StopReason, Task
-from environments.sandbox.base import Execution, Limits, SandboxError
-from rewards.code import CodeGrader, same
+from environments.code_tests.compare import same_json as same
+from environments.records import Problem
+from environments.sandbox.base import Execution, Guard, Limits, Sandbox, SandboxError, Session
+from environments.sandbox.make import make_sandbox
+from rewards.code import CodeGrader
 from rewards.code_output import CodeOutputGrader
-from rewards.extract import ExtractionError, last_box, only_fenced_block
+from rewards.extract import ExtractionError, only_fenced_block
 from rewards.registry import grader, known_graders, make_grader, reward
 from rewards.score import Score, ScoreStatus
-
-SQUARES = {"entry_point": "solve", "tests": [{"args": [n], "expected": n * n} for n in (3, 4, 7)]}
-LIMITS = Limits(wall_seconds=4.0, cpu_seconds=1, memory_mb=256, processes=8)
-
-
-def problem_with(reference: Mapping[str, Any]) -> Problem:
-    return Problem(task=Task(id="t1", env="code", prompt=()), reference=reference, source="test")
-
-
-def episode_of(response: str) -> Episode:
-    return Episode(messages=(Message(role="assistant", content=response),), stop_reason=StopReason.DONE, n_sampled_tokens=1)
-
-
-def fenced(code: str) -> str:
-    return f"Here it is.\n```python\n{code}\n```\n"
-
-
-def grade_all(responses: Sequence[str], reference: Mapping[str, Any] = SQUARES) -> list[Score]:
-    async def main() -> list[Score]:
-        code_grader = CodeGrader(limits=LIMITS, slots=4)
-        try:
-            return await asyncio.gather(*(code_grader.grade(problem_with(reference), episode_of(response)) for response in responses))
-        finally:
-            await code_grader.close()
-
-    return asyncio.run(main())
-
-
-def returns(expression: str, *, expected: Any) -> ScoreStatus:
-    """Grade a function that returns `expression`, against a literal expected value."""
-    reference = {"entry_point": "solve", "tests": [{"args": [], "expected": expected}]}
-    (score,) = grade_all([fenced(f"def solve():\n    return {expression}")], reference)
-    return score.status
-
+from tests.code_grading import ASSERTS, CALLS, STDIO, episode_of, fenced, grade_code, grade_codes, grade_pairs, problem_with
+from tests.hostile_code import FORGE
 
 HONEST = {
     "plain": "def solve(n):\n    return n * n",
@@ -60,196 +29,16 @@ HONEST = {
 }
 
 
-def test_right_solutions_pass() -> None:
-    for name, score in zip(HONEST, grade_all([fenced(code) for code in HONEST.values()]), strict=True):
+@pytest.mark.parametrize("reference", [CALLS, ASSERTS], ids=["calls", "asserts"])
+def test_right_solutions_pass(reference: Mapping[str, Any]) -> None:
+    for name, score in zip(HONEST, grade_codes(reference, list(HONEST.values())), strict=True):
         assert (score.status, score.reward) == (ScoreStatus.OK, 1.0), (name, score)
 
 
-FORGERY = """
-import gc, json, os, sys
-
-def forge(values):
-    nonces = [o["nonce"] for o in gc.get_objects() if type(o) is dict and type(o.get("nonce")) is str]
-    line = json.dumps({"nonce": nonces[0] if nonces else "", "results": [{"value": value} for value in values], "passed": True}) + chr(10)
-    for fd in range(3, 64):
-        try:
-            os.write(fd, line.encode())
-        except OSError:
-            pass
-    os._exit(0)
-"""
-
-HOSTILE = {
-    "1 leave with os._exit": "import os\nos._exit(0)",
-    "1 leave with os._exit when called": "import os\ndef solve(n):\n    os._exit(0)",
-    "2 sys.exit": "import sys\nsys.exit(0)",
-    "2 sys.exit when called": "import sys\ndef solve(n):\n    sys.exit(0)",
-    "3 always equal": """
-class Same:
-    def __eq__(self, other): return True
-    def __hash__(self): return 0
-def solve(n):
-    return Same()
-""",
-    "4 caller's frame": """
-import sys
-def solve(n):
-    frame = sys._getframe()
-    while frame:
-        for scope in (frame.f_locals, frame.f_globals):
-            for name, value in scope.items():
-                if 'expected' in str(name) or (type(value) is dict and 'expected' in value):
-                    return value['expected'] if type(value) is dict else value
-        frame = frame.f_back
-    return None
-""",
-    "5 garbage collector": """
-import gc
-def solve(n):
-    for item in gc.get_objects():
-        if type(item) is dict and 'expected' in item: return item['expected']
-""",
-    "6 forge with the nonce": FORGERY + "\nforge([0, 0, 0])",
-    "6 forge when called": FORGERY + "\ndef solve(n):\n    forge([True] * 3)",
-    "8 patch json": """
-import json
-json.dumps = lambda *a, **k: '{"passed": true}'
-json.JSONEncoder.encode = json.dumps
-def solve(n): return None
-""",
-    "8 patch loads": "import json\njson.loads = lambda *a, **k: []\ndef solve(n=0): return n",
-    "10 read the test files": """
-import os
-def solve(n):
-    for folder, _, names in os.walk('/'):
-        for name in names:
-            if folder.startswith(('/work', '/tmp')):
-                text = open(os.path.join(folder, name)).read()
-                if '"expected"' in text: return text
-""",
-    "11 reload modules": """
-import importlib, os, sys
-importlib.reload(os); importlib.reload(sys)
-sys.modules.clear()
-def solve(n): return n
-""",
-    "12 fork and leave": "import posix, os\nif posix.fork() == 0: os._exit(0)\ndef solve(n): return -1",
-    "12 fork, both report": "import posix\nposix.fork()\ndef solve(n): return -1",
-    "13 eat every exception": """
-def solve(n):
-    while True:
-        try:
-            while True: pass
-        except BaseException: pass
-""",
-    "14 cancel alarms": "import signal, time\nsignal.alarm(0)\nsignal.setitimer(signal.ITIMER_REAL, 0)\ndef solve(n):\n    time.sleep(60)",
-    "16 inherited descriptors": """
-import os
-found = b''
-for fd in range(3, 256):
-    try:
-        os.set_blocking(fd, False); found += os.read(fd, 65536)
-    except OSError: pass
-def solve(n): return found.decode('latin-1')
-""",
-    "19 flood the channel": """
-import os
-for fd in range(64):
-    try:
-        while True: os.write(fd, b'{"value": 9}\\n' * 1000)
-    except OSError: pass
-""",
-    "19 bury the results": """
-import os
-for fd in range(3, 64):
-    try: os.write(fd, b'PASSED\\n')
-    except OSError: pass
-def solve(n): return n * n
-""",
-    "20 a thread that finishes later": """
-import threading, time, os
-def later():
-    time.sleep(0.5); os._exit(0)
-threading.Thread(target=later).start()
-def solve(n): time.sleep(60)
-""",
-    "22 exit handlers": """
-import atexit, os
-atexit.register(os._exit, 0)
-class D:
-    def __del__(self): os._exit(0)
-d = D()
-def solve(n): return 1
-""",
-    "23 int subclass": "class I(int):\n    def __eq__(self, other): return True\ndef solve(n): return I(1)",
-    "23 str subclass": "class S(str):\n    def __eq__(self, other): return True\ndef solve(n): return S()",
-    "23 list subclass": "class L(list):\n    def __len__(self): return 3\ndef solve(n): return L()",
-    "24 nan": "def solve(n): return float('nan')",
-    "24 huge int": "import sys\nsys.set_int_max_str_digits(0)\ndef solve(n): return 10 ** 100000",
-    "24 deep list": "def solve(n):\n    x = []\n    for _ in range(100000): x = [x]\n    return x",
-    "24 endless list": "def solve(n):\n    x = []\n    x.append(x)\n    return x",
-    "24 deep recursion": "import sys\nsys.setrecursionlimit(10 ** 9)\ndef solve(n): return solve(n) + 1",
-    "25 wait for input": "import sys, time\ndef solve(n):\n    while not sys.stdin.read(): pass",
-    "26 not utf-8": """
-import os
-for fd in range(3, 64):
-    try: os.write(fd, b'\\xff\\xfe\\n')
-    except OSError: pass
-def solve(n): return n * n
-""",
-    "26 lone surrogate": "def solve(n): return '\\ud800'",
-    "raise oddly": "class E(BaseException):\n    def __str__(self): raise ValueError\ndef solve(n): raise E",
-    "memory": "def solve(n): return bytearray(1 << 40)",
-    "syntax": "def solve(n) return n",
-    "no function": "def other(n): return n * n",
-    "not a function": "solve = 9",
-    "hard-coded example": "def solve(n): return 9",
-    "null byte": "def solve(n): return n * n\0",
-}
-
-
-@pytest.fixture(scope="module")
-def hostile_scores() -> dict[str, Score]:
-    return dict(zip(HOSTILE, grade_all([fenced(code) for code in HOSTILE.values()]), strict=True))
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_code_does_not_pass(name: str, hostile_scores: dict[str, Score]) -> None:
-    score = hostile_scores[name]
-    assert (score.status, score.reward) == (ScoreStatus.POLICY_FAIL, -1.0)
-    assert score.reason and "\n" not in score.reason
-    score.reason.encode()  # can be written to a log
-
-
-def test_forgery_reaches_the_channel_and_gains_nothing() -> None:
-    """The forged line is accepted as results: they are just what the function could have returned."""
-    forged_wrong, forged_right = grade_all([fenced(FORGERY + "\nforge([9, 16, 50])"), fenced(FORGERY + "\nforge([9, 16, 49])")])
-    assert forged_wrong.reason.startswith("1 of 3 tests failed: solve(7) returned 50, expected 49")
-    assert forged_right.status == ScoreStatus.OK
-
-
-def test_candidate_never_receives_expected_values() -> None:
-    sent: list[bytes] = []
-
-    class Recorder:
-        python = ("python",)
-
-        async def run(self, argv: Sequence[str], *, stdin: bytes, files: Mapping[str, bytes], limits: Limits) -> Execution:
-            sent.extend((stdin, *files.values(), *(word.encode() for word in argv)))
-            return Execution(stdout=b"", stderr=b"", exit_code=0, wall_seconds=0.0, cpu_seconds=None, peak_memory_mb=None, killed_by=None)
-
-        def close(self) -> None: ...
-
-    async def main() -> None:
-        code_grader = CodeGrader()
-        code_grader._sandbox = Recorder()  # type: ignore[assignment]  # stands in for the sandbox to see what it is sent
-        reference = {"entry_point": "solve", "tests": [{"args": ["question"], "expected": "swordfish"}]}
-        await code_grader.grade(problem_with(reference), episode_of(fenced("def solve(n): pass")))
-        await code_grader.close()
-
-    asyncio.run(main())
-    assert any(b"question" in data for data in sent)
-    assert not any(b"swordfish" in data for data in sent)
+def returns(expression: str, *, expected: Any, **settings: Any) -> ScoreStatus:
+    """Grade a function that returns `expression`, against a literal expected value."""
+    reference = {"entry_point": "solve", "tests": [{"args": [], "expected": expected}], **settings}
+    return grade_code(reference, f"def solve():\n    return {expression}").status
 
 
 @pytest.mark.parametrize(
@@ -278,21 +67,163 @@ def test_numbers_equal_by_exact_value() -> None:
     assert not same(2**53 + 1, float(2**53)) and not same(None, 0) and not same("1", 1) and not same([1], [1, 2])
 
 
+def test_a_tolerance_is_relative_to_the_expected_value_and_never_to_the_returned_one() -> None:
+    assert returns("0.3001", expected=0.3, float_tolerance=1e-3) == ScoreStatus.OK
+    assert returns("3001", expected=3000, float_tolerance=1e-3) == ScoreStatus.OK
+    assert returns("1e300", expected=0.3, float_tolerance=1e-3) == ScoreStatus.POLICY_FAIL
+    assert returns("[1.001, 5.0]", expected=[1.0, 6.0], float_tolerance=1e-2) == ScoreStatus.POLICY_FAIL
+
+
+def test_the_reason_says_which_test_failed() -> None:
+    off_by_one = "def solve(n):\n    return n * n + (n == 4)"
+    calls, asserts = grade_code(CALLS, off_by_one), grade_code(ASSERTS, off_by_one)
+    assert calls.reason == "a test failed: solve(4) returned 17, expected 16"
+    assert asserts.reason == "a test failed: line 3: assert candidate(4) == 16: AssertionError"
+    raised = grade_code(CALLS, "def solve(n):\n    return 1 // (n - 3)")
+    assert raised.reason == "a test failed: solve(3) raised ZeroDivisionError: integer division or modulo by zero"
+    slow = grade_code(CALLS, "def solve(n):\n    while n > 3: pass\n    return 9")
+    assert slow.reason == "a test failed: the code ran longer than 1 s"
+    left = grade_code(CALLS, "import os\ndef solve(n):\n    os._exit(5)")
+    assert left.reason == "a test failed: the code ended its process (exit code 5)"
+
+
 @pytest.mark.parametrize(
-    ("reference", "what"),
+    ("reference", "env"), [(CALLS, "code"), (ASSERTS, "code"), (STDIO, "code_stdio")], ids=["calls", "asserts", "stdio"]
+)
+def test_partial_credit_is_the_share_of_tests_that_pass(reference: Mapping[str, Any], env: str) -> None:
+    codes = ["def solve(n):\n    return n * n + (n == 4)", "def solve(n):\n    return n * n", "def solve(n):\n    return 0"]
+    if env == "code_stdio":
+        codes = [code + "\nprint(solve(int(input())))" for code in codes]
+    scores = grade_codes({**reference, "partial_credit": True}, codes, env=env)
+    assert [score.reward for score in scores] == [pytest.approx(1 / 3), 1.0, -1.0]
+    assert [score.status.value for score in scores] == ["policy_fail", "ok", "policy_fail"]
+    assert [score.parts["tests"].value for score in scores] == [pytest.approx(2 / 3), 1.0, 0.0]
+    assert scores[0].reason.startswith("1 of 3 tests failed: ")
+
+
+def test_partial_credit_counts_what_passed_before_the_program_ended() -> None:
+    leaves = "import os\ndef solve(n):\n    if n == 7: os._exit(0)\n    return n * n"
+    scores = grade_pairs([({**reference, "partial_credit": True}, fenced(leaves)) for reference in (CALLS, ASSERTS)])
+    assert [score.reward for score in scores] == [pytest.approx(1 / 3)] * 2
+
+
+def test_forged_answers_are_answers_like_others() -> None:
+    """Who takes over the candidate's process chooses what its functions "returned", which needs the right values all the same."""
+    load = "{'names': {'solve': {'handle': [0, 'function']}}}, "
+    wrong = FORGE + f"forge({load}*[{{'value': v}} for v in (9, 16, 50)])\nimport time\ntime.sleep(3)"
+    right = FORGE + f"forge({load}*[{{'value': v}} for v in (9, 16, 49)])\nimport time\ntime.sleep(3)"
+    failed, passed = grade_codes(CALLS, [wrong, right])
+    assert failed.reason == "a test failed: solve(7) returned 50, expected 49"
+    assert passed.status is ScoreStatus.OK
+
+
+class Watched:
+    """A sandbox that notes what is sent to a candidate's box, and fails the first `open` if told to."""
+
+    def __init__(self, inner: Sandbox, *, fail_first: bool = False) -> None:
+        self._inner, self._fail_first = inner, fail_first
+        self.sent: list[bytes] = []
+        self.n_opened = 0
+
+    async def run(self, source: bytes, **settings: Any) -> Execution:
+        return await self._inner.run(source, **settings)
+
+    async def open(self, source: bytes, *, files: Mapping[str, bytes] | None = None, limits: Limits | None = None) -> Session:
+        self.n_opened += 1
+        if self._fail_first and self.n_opened == 1:
+            raise SandboxError("no box")
+        session = await self._inner.open(source, files=files, limits=limits)
+        if b"candidate's box" not in source[:100]:
+            return session
+        self.sent += [source, *(files or {}).values()]
+        ask = session.ask
+
+        async def noted(line: bytes, *, seconds: float) -> bytes:
+            self.sent.append(line)
+            return await ask(line, seconds=seconds)
+
+        session.ask = noted  # type: ignore[method-assign]  # watches the real session
+        return session
+
+    async def guards(self) -> tuple[Guard, ...]:
+        return await self._inner.guards()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def test_waiting_for_the_second_box_is_no_failure_of_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneBox(Watched):
+        async def open(self, source: bytes, *, files: Mapping[str, bytes] | None = None, limits: Limits | None = None) -> Session:
+            if self.n_opened == 1:
+                await asyncio.Event().wait()  # the other boxes are taken, for ever
+            return await super().open(source, files=files, limits=limits)
+
+    async def main() -> None:
+        sandbox = OneBox(make_sandbox())
+        code_grader = CodeGrader(sandbox=sandbox)
+        with pytest.raises(SandboxError, match="no second box"):
+            await code_grader.grade(problem_with(ASSERTS), episode_of(fenced("def solve(n): return n * n")))
+        await code_grader.close()
+        await sandbox.close()
+
+    monkeypatch.setattr("environments.code_tests.sources.START_SECONDS", 0.2)
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "tests",
     [
-        ({"entry_point": "solve", "tests": []}, "at least one test"),
-        ({"entry_point": "solve"}, "at least one test"),
-        ({"tests": SQUARES["tests"]}, "entry_point is None"),
-        ({"entry_point": "solve", "tests": [{"args": [1]}]}, r"tests\[0\]"),
-        ({"entry_point": "solve", "tests": [{"args": [], "expected": float("nan")}]}, "not JSON compliant"),
+        [{"args": ["question"], "expected": "swordfish"}],
+        "EXPECTED = 'swordfish'\nassert solve('question') == EXPECTED, 'not swordfish'",
+        "def check(candidate):\n    found = candidate('question')\n    assert found == 'swordfish'",
+    ],
+    ids=["calls", "asserts", "check"],
+)
+def test_candidate_never_receives_expected_values(tests: Any) -> None:
+    async def main() -> tuple[Score, list[bytes]]:
+        watched = Watched(make_sandbox())
+        code_grader = CodeGrader(sandbox=watched)
+        reference = {"entry_point": "solve", "tests": tests, "reference": "def solve(x): return 'swordfish'"}
+        score = await code_grader.grade(problem_with(reference), episode_of(fenced("def solve(x): return 'sword' + 'fish'")))
+        await code_grader.close()
+        await watched.close()
+        return score, watched.sent
+
+    score, sent = asyncio.run(main())
+    assert score.status is ScoreStatus.OK
+    assert any(b"question" in data for data in sent)
+    assert not any(b"swordfish" in data for data in sent)
+
+
+@pytest.mark.parametrize(
+    ("env", "change", "what"),
+    [
+        ("code", {"tests": []}, "'tests' is empty"),
+        ("code", {"tests": None}, "'tests' is missing"),
+        ("code", {"entry_point": None}, "'entry_point' is missing"),
+        ("code", {"tests": [{"args": [1]}]}, "'tests', entry 0"),
+        ("code", {"tests": [{"args": [], "expected": float("nan")}]}, "not JSON"),
+        ("code", {"tests": "def check(candidate): pass"}, "no assert"),
+        ("code", {"tests": "assert solve(1) ==="}, "no Python"),
+        ("code", {"tests": "assert other(1) == 2"}, "never uses the entry point 'solve'"),
+        ("code", {"tests": "import nowhere\nassert solve(1) == 1"}, "ModuleNotFoundError"),
+        ("code", {"tests": "def check(candidate):\n    for n in []:\n        assert candidate(n)"}, "ended without calling the candidate"),
+        ("code", {"test_seconds": 0}, "test_seconds is 0; it must be a number > 0"),
+        ("code", {"memory_mb": -1}, "memory_mb is -1; it must be a number > 0"),
+        ("code", {"partial_credit": 1}, "partial_credit is 1; it must be true or false"),
+        ("code_stdio", {"tests": []}, "'tests' is empty"),
+        ("code_stdio", {"tests": [{"stdin": "1", "stdout": " "}]}, "expects no output"),
+        ("code_class", {"tests": "assert C()", "class_name": "C"}, "no method test"),
+        ("code_class", {"class_name": None}, "'class_name' is None"),
+        ("code_puzzle", {}, "'context' is missing"),
+        ("code_input", {}, "'code' is missing"),
     ],
 )
-def test_bad_reference_is_ungradable(reference: Mapping[str, Any], what: str) -> None:
-    (score,) = grade_all([fenced("def solve(n): return n * n")], reference)
+def test_bad_reference_is_ungradable(env: str, change: Mapping[str, Any], what: str) -> None:
+    score = grade_code({**CALLS, **change}, "def solve(n): return n * n", env=env)
     assert (score.status, score.reward) == (ScoreStatus.UNGRADABLE, None)
-    with pytest.raises(AssertionError, match=what):
-        raise AssertionError(score.reason)
+    assert what in score.reason and score.reason.startswith("problem t1: ")
 
 
 @pytest.mark.parametrize(
@@ -306,40 +237,40 @@ def test_bad_reference_is_ungradable(reference: Mapping[str, Any], what: str) ->
     ],
 )
 def test_exactly_one_code_block(response: str) -> None:
-    (score,) = grade_all([response])
+    (score,) = grade_pairs([(CALLS, response)])
     assert (score.status, score.reward) == (ScoreStatus.POLICY_FAIL, -1.0)
 
 
-def test_same_code_runs_once_and_failures_of_ours_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    n_runs = 0
-    fail_first = True
-    real_run = rewards.code.Bubblewrap.run
+def test_code_in_the_reasoning_does_not_count() -> None:
+    thought = "Maybe\n```python\ndef solve(n): return n\n```\nno.</think>" + fenced("def solve(n): return n * n")
+    assert grade_pairs([(CALLS, thought)])[0].status is ScoreStatus.OK
 
-    async def counted(self: Any, *args: Any, **kwargs: Any) -> Execution:
-        nonlocal n_runs, fail_first
-        n_runs += 1
-        if fail_first:
-            fail_first = False
-            raise SandboxError("no box")
-        return await real_run(self, *args, **kwargs)
 
-    monkeypatch.setattr(rewards.code.Bubblewrap, "run", counted)
+@pytest.mark.parametrize("response", [fenced("x = '" + "a" * 10_000_000 + "'"), "`" * 10_000_000, "\0" * 1000, "\ud800"])
+def test_huge_and_odd_responses_fail_at_once(response: str) -> None:
+    (score,) = grade_pairs([(CALLS, response)])
+    assert (score.status, score.reward) == (ScoreStatus.POLICY_FAIL, -1.0)
+    score.reason.encode()
 
-    async def main() -> list[Score]:
-        code_grader = CodeGrader(limits=LIMITS)
+
+def test_same_code_runs_once_and_failures_of_ours_are_not_remembered() -> None:
+    async def main() -> tuple[list[Score], int]:
+        watched = Watched(make_sandbox(), fail_first=True)
+        code_grader = CodeGrader(sandbox=watched)
         response = episode_of(fenced("def solve(n):\n    return n * n"))
         with pytest.raises(SandboxError):
-            await code_grader.grade(problem_with(SQUARES), response)
-        scores = await asyncio.gather(*(code_grader.grade(problem_with(SQUARES), response) for _ in range(5)))
-        scores.append(await code_grader.grade(problem_with(SQUARES), response))
-        harder = {**SQUARES, "tests": [{"args": [2], "expected": 5}]}
+            await code_grader.grade(problem_with(CALLS), response)
+        scores = await asyncio.gather(*(code_grader.grade(problem_with(CALLS), response) for _ in range(5)))
+        scores.append(await code_grader.grade(problem_with(CALLS), response))
+        harder = {**CALLS, "tests": [{"args": [2], "expected": 5}]}
         scores.append(await code_grader.grade(problem_with(harder), response))
         await code_grader.close()
-        return scores
+        await watched.close()
+        return scores, watched.n_opened
 
-    scores = asyncio.run(main())
+    scores, n_opened = asyncio.run(main())
     assert [score.status for score in scores] == [ScoreStatus.OK] * 6 + [ScoreStatus.POLICY_FAIL]
-    assert n_runs == 3
+    assert n_opened == 3
 
 
 @pytest.mark.parametrize(
@@ -366,11 +297,6 @@ def test_predicted_output(answer: str | None, response: str, status: str) -> Non
 def test_extraction_is_linear() -> None:
     """A quadratic scan would not end within the test's time limit."""
     n = 300_000
-    assert last_box("\\boxed{1}" * n) == "1"
-    assert last_box("\\boxed" * n + "{7}") == "7"
-    for hostile in ("\\boxed{" * n, "{" * n, "\\" * n):
-        with pytest.raises(ExtractionError):
-            last_box(hostile)
     with pytest.raises(ExtractionError, match="150000 fenced blocks"):
         only_fenced_block("```\n" * n)
 
@@ -380,9 +306,9 @@ def test_registry_knows_its_graders_and_suggests() -> None:
     assert isinstance(make_grader("code_output"), CodeOutputGrader)
     with pytest.raises(ValueError, match="did you mean 'code_output'"):
         make_grader("code_outptu")
-    with pytest.raises(ValueError, match=r"known graders: .*math"):
+    with pytest.raises(ValueError, match=r"known: .*math"):
         make_grader("zzz")
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already registered"):
         grader("math")(CodeOutputGrader)
 
 
