@@ -1,76 +1,61 @@
-"""Find the answer in a response: the last closed box, or the only fenced block. Linear time; no regular expressions."""
+"""Find the answer in a response: the only box here, the only fenced block in `environments/fenced.py`. Linear time."""
 
-from dataclasses import dataclass
+from environments.fenced import ExtractionError as ExtractionError
+from environments.fenced import only_fenced_block as only_fenced_block
 
-_FENCE = "```"
 _BOX = "\\boxed"
+_MAX_BOX_CHARS = 10_000
+_MAX_BOXES = 100
 
 
-class ExtractionError(ValueError):
-    """The response does not hold exactly what was asked for; the message is one line for a person."""
+def only_box(text: str) -> str:
+    r"""Return the content of the only `\boxed{...}`. Raises ExtractionError when there is none, more than one or an open one.
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FencedBlock:
-    """A block between two lines of three backticks."""
-
-    language: str
-    """The word after the opening backticks, lower case; empty when there is none."""
-    text: str
-    """The lines between, joined by newlines, without a final one."""
-
-
-def only_fenced_block(response: str) -> FencedBlock:
-    """Return the only fenced block of a response. Raises ExtractionError when there is none, more than one or an open one."""
-    blocks: list[FencedBlock] = []
-    language: str | None = None
-    lines: list[str] = []
-    for line in response.split("\n"):
-        mark = line.strip()
-        if language is None:
-            if mark.startswith(_FENCE):
-                language, lines = mark[len(_FENCE) :].strip().lower(), []
-                if "`" in language:
-                    raise ExtractionError("a fenced block must start on a line of its own")
-        elif mark == _FENCE:
-            blocks.append(FencedBlock(language=language, text="\n".join(lines)))
-            language = None
-        else:
-            lines.append(line)
-    if language is not None:
-        raise ExtractionError("the last fenced block is not closed")
-    if len(blocks) != 1:
-        raise ExtractionError(f"{len(blocks)} fenced blocks instead of exactly one")
-    return blocks[0]
-
-
-def last_box(response: str) -> str:
-    r"""Return the content of the last `\boxed{...}`, outermost braces off. Raises ExtractionError when there is none or one is not closed.
-
-    A box inside a box belongs to the outer one. `\{`, `\}` and `\\` are no braces.
+    A box that holds nothing but a box is one; any other box inside a box is one too many. `\{`, `\}` and `\\` are no braces.
     """
-    content: str | None = None
-    start = response.find(_BOX)
-    while start >= 0:
-        opening = start + len(_BOX)
-        while opening < len(response) and response[opening] in " \t":
-            opening += 1
-        if opening < len(response) and response[opening] == "{":
-            end = _closing_brace(response, opening)
-            if end < 0:
-                raise ExtractionError("a \\boxed{ is not closed")
-            content = response[opening + 1 : end]
-            opening = end
-        start = response.find(_BOX, opening)
-    if content is None:
-        raise ExtractionError("no \\boxed{} in the response")
+    content = _only_content(text)
+    inner = content.strip()
+    nested = _boxes(inner) if inner.startswith(_BOX) else []
+    if nested and nested[0][1] == len(inner):
+        content = _only_content(inner)
+    if _BOX in content:
+        raise ExtractionError("a box inside a box instead of exactly one box")
     return content
 
 
+def _only_content(text: str) -> str:
+    boxes = _boxes(text)
+    if not boxes:
+        raise ExtractionError("no \\boxed{} in the response")
+    if len(boxes) > 1:
+        count = f"more than {_MAX_BOXES}" if len(boxes) > _MAX_BOXES else len(boxes)
+        raise ExtractionError(f"{count} boxes instead of exactly one")
+    start, end = boxes[0]
+    return text[start : end - 1]
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Of the outermost boxes, at most one more than _MAX_BOXES: where the content begins and where the box ends."""
+    boxes: list[tuple[int, int]] = []
+    at = text.find(_BOX)
+    while at >= 0 and len(boxes) <= _MAX_BOXES:
+        at += len(_BOX)
+        while at < len(text) and text[at] in " \t":
+            at += 1
+        if at < len(text) and text[at] == "{":
+            end = _closing_brace(text, at)
+            if end < 0:
+                raise ExtractionError(f"a \\boxed{{ is not closed within {_MAX_BOX_CHARS} characters")
+            boxes.append((at + 1, end + 1))
+            at = end + 1
+        at = text.find(_BOX, at)
+    return boxes
+
+
 def _closing_brace(text: str, opening: int) -> int:
-    """Index of the brace that closes the one at `opening`; -1 when there is none."""
-    depth, at = 0, opening
-    while at < len(text):
+    """Index of the brace that closes the one at `opening`; -1 when there is none within reach."""
+    depth, at, last = 0, opening, min(len(text), opening + _MAX_BOX_CHARS)
+    while at < last:
         letter = text[at]
         if letter == "\\":
             at += 1

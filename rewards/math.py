@@ -1,171 +1,133 @@
-r"""Grader of boxed answers: the last closed `\boxed{}` against a reference answer.
+r"""Grader of boxed answers: the only `\boxed{}` of the reply against a reference answer. The policies are in docs/math.md.
 
-Where the reference is a plain number or a word the comparison is exact and happens here; other references go to math-verify, in a worker
-process that is started on first use and killed when a comparison takes too long. Policies are in `rewards/math_answer.py`;
-beyond them: order counts in tuples `(1, 2)` and not in lists `1, 2`; a decimal equals an irrational number within 1e-6.
-Model text is never evaluated: no eval, sympify or parse_expr.
+Where the reference is made of plain numbers or words the comparison is exact and happens here; other references go to math-verify,
+in a worker process that is started on first use and killed when a comparison takes too long. Model text is never evaluated:
+no eval, sympify or parse_expr.
+
+A second opinion, math-verify's alone, is asked about every symbolic verdict and about a sample of the exact ones; the part
+`second_opinion` of the score says whether it agrees. It never changes the reward, and takes some milliseconds, at most
+`_OPINION_SECONDS`: while the worker starts or is busy there is none.
 """
 
 import asyncio
-import contextlib
-import json
 import math
-import os
-import sys
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
-from typing import Literal
 
 from environments.records import Episode, Json, Problem
-from rewards.extract import ExtractionError, last_box
-from rewards.math_answer import (
-    MAX_CHARS,
-    Answer,
-    cost_problem,
-    n_items,
-    normalised,
-    numbers_equal,
-    read_answer,
-    stated_value,
-    subscripts,
-    texts,
-    units_agree,
-    words_equal,
-)
-from rewards.score import Score, ScoreStatus
+from environments.reply import final_part
+from rewards.extract import ExtractionError, only_box
+from rewards.math_answer import read_answer
+from rewards.math_client import MathWorker
+from rewards.math_compare import Comparison, TooSlow, is_plain, leaves
+from rewards.math_shape import Shape, read_shape
+from rewards.math_text import MAX_CHARS, cost_problem, normalised
+from rewards.score import Score, ScorePart, ScoreStatus
 
 PASS_REWARD, FAIL_REWARD = 1.0, -1.0
-Verdict = Literal["equal", "different", "bad_gold", "bad_answer", "gold_too_slow", "answer_too_slow"]
-_START_SECONDS = 120.0
 _REQUEST_SECONDS = 5.0
-_ROOT = Path(__file__).resolve().parents[1]
+_OPINION_SECONDS = 1.0
+_SAMPLED = 16
+"""One exact verdict in so many gets a second opinion; which ones, their text decides."""
+_MAX_GOLDS = 4096
+OPINION = "second_opinion"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gold:
+    """A reference, read once."""
+
+    shape: Shape
+    exact: bool
+    """Made of plain numbers and words only."""
+    problem: str
+    """Why it cannot be used; empty when it can."""
 
 
 class MathGrader:
-    """+1 for a right answer, -1 otherwise. `ungradable` when the reference cannot be understood."""
+    """+1 for a right answer, -1 otherwise. `ungradable` when the reference cannot be understood, whatever was answered."""
 
     def __init__(self, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
-        """`timeout_seconds`: for one symbolic comparison; a slower answer fails."""
-        self._worker = MathWorker(timeout_seconds=timeout_seconds)
+        """`timeout_seconds`: for math-verify on one answer; a slower answer fails."""
+        self._timeout = timeout_seconds
+        self._worker = MathWorker()
+        self._golds: OrderedDict[str, Gold] = OrderedDict()
+        self._warming: asyncio.Task[None] | None = None
 
     async def grade(self, problem: Problem, episode: Episode) -> Score:
         gold_text = gold_answer(problem.reference.get("answer"))
         if gold_text is None:
-            return _ungradable(problem, f"reference.answer is {problem.reference.get('answer')!r}; it must be a number or text")
+            return _ungradable(problem, f"reference.answer must be a number or a text of at most {MAX_CHARS} characters")
         try:
-            box = last_box(episode.response)
+            gold = await self._gold(gold_text)
+        except TooSlow:
+            return _ungradable(problem, f"reference.answer {_shown(gold_text)} takes math-verify too long to read")
+        if gold.problem:
+            return _ungradable(problem, f"reference.answer {_shown(gold_text)} {gold.problem}")
+        try:
+            box = only_box(final_part(episode.response))
         except ExtractionError as error:
             return _failed(str(error))
         if not box.strip():
             return _failed("the box is empty")
         if len(box) > MAX_CHARS:
             return _failed(f"the answer is longer than {MAX_CHARS} characters")
-        if normalised(gold_text) == normalised(box):
-            return _passed(box)
-        gold, answer = read_answer(gold_text), read_answer(box)
-        if gold.number is not None or gold.base:
-            return _passed(box) if numbers_equal(gold, stated_value(answer)) else _wrong(box, gold_text)
-        if gold.word:
-            return _passed(box) if words_equal(gold, answer) else _wrong(box, gold_text)
-        return await self._symbolic(problem, gold, answer, gold_text=gold_text, box=box)
+        answer = read_shape(normalised(box))
+        try:
+            difference = await Comparison(self._worker, seconds=self._timeout).difference(gold.shape, answer)
+        except TooSlow:
+            return _failed("the answer is too costly to compare")
+        opinion = await self._second_opinion(gold, answer, equal=not difference)
+        parts = {OPINION: opinion} if opinion else {}
+        if difference:
+            return _failed(f"{_shown(box)} is wrong, the answer is {_shown(gold_text)}: {difference}", parts=parts)
+        return Score(reward=PASS_REWARD, status=ScoreStatus.OK, parts=parts, reason=f"{_shown(box)} is right")
 
     async def close(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
         await self._worker.close()
 
-    async def _symbolic(self, problem: Problem, gold: Answer, answer: Answer, *, gold_text: str, box: str) -> Score:
-        if cost := cost_problem(gold.core):
-            return _ungradable(problem, f"reference.answer has {cost}: it can only be matched literally")
-        if cost := cost_problem(answer.core):
-            return _failed(f"the answer is too costly to compare: {cost}")
-        if mismatch := structural_mismatch(gold, answer):
-            return _failed(f"{mismatch}: {_shown(box)} instead of {_shown(gold_text)}")
-        verdict = await self._worker.compare(gold.core, answer.core)
-        if verdict == "equal":
-            return _passed(box)
-        if verdict in ("bad_gold", "gold_too_slow"):
-            return _ungradable(problem, f"reference.answer {_shown(gold_text)} cannot be understood ({verdict})")
-        if verdict == "answer_too_slow":
-            return _failed("the answer is too costly to compare")
-        if verdict == "bad_answer":
-            return _failed(f"the answer cannot be understood: {_shown(box)}")
-        return _wrong(box, gold_text)
+    async def _gold(self, text: str) -> Gold:
+        """The reference, read and checked once and then remembered. Raises TooSlow, which may be the machine's doing."""
+        gold = self._golds.get(text)
+        if gold is None:
+            shape = read_shape(normalised(text))
+            problem = await Comparison(self._worker, seconds=self._timeout).gold_problem(shape)
+            exact = all(is_plain(read_answer(leaf.text)) for leaf in leaves(shape))
+            gold = self._golds[text] = Gold(shape=shape, exact=exact, problem=problem)
+            while len(self._golds) > _MAX_GOLDS:
+                self._golds.popitem(last=False)
+        return gold
 
+    async def _second_opinion(self, gold: Gold, answer: Shape, *, equal: bool) -> ScorePart | None:
+        """What math-verify alone says about the whole answer; None when it is not asked, cannot read the reference or is too slow."""
+        left, right = gold.shape.text, answer.text
+        if left == right or any(read_answer(leaf.text).word for leaf in leaves(gold.shape)):
+            return None
+        if gold.exact and zlib.crc32(f"{left}\0{right}".encode("utf-8", "surrogatepass")) % _SAMPLED:
+            return None
+        if not self._worker.idle:
+            return self._warm_up()
+        if cost_problem(left) or cost_problem(right):
+            return None
+        verdict = await self._worker.verdict("opinion", gold=left, answer=right, seconds=_OPINION_SECONDS)
+        if verdict in ("too_slow", "bad_gold"):
+            return None
+        said = {"equal": "equal", "different": "different"}.get(verdict, "unreadable")
+        return ScorePart(value=1.0 if equal == (said == "equal") else -1.0, weight=0.0, reason=f"math-verify: {said}")
 
-class MathWorker:
-    """Client of `rewards/math_worker.py`: one process, one comparison at a time. One instance serves one event loop."""
-
-    def __init__(self, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
-        self._timeout = timeout_seconds
-        self._lock = asyncio.Lock()
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None
-
-    async def compare(self, gold: str, answer: str) -> Verdict:
-        """Compare two LaTeX expressions. Raises RuntimeError when no worker can be started."""
-        async with self._lock:
-            try:
-                verdict = await self._request(gold, answer)
-                # A worker can die of a hostile answer or of something else: only a second death is the answer's doing.
-                return verdict or await self._request(gold, answer) or "answer_too_slow"
-            except BaseException:
-                await self._kill()
-                raise
-
-    async def close(self) -> None:
-        async with self._lock:
-            await self._kill()
-
-    async def _request(self, gold: str, answer: str) -> Verdict | None:
-        """One attempt; None when the worker died. Kills the worker when it takes too long."""
-        process = self._process or await self._start()
-        assert process.stdin is not None and process.stdout is not None
-        gold_parsed = False
-        try:
-            async with asyncio.timeout(self._timeout):
-                process.stdin.write(json.dumps({"gold": gold, "answer": answer}).encode() + b"\n")
-                await process.stdin.drain()
-                while line := await process.stdout.readline():
-                    message = json.loads(line)
-                    if "verdict" in message:
-                        return message["verdict"]
-                    gold_parsed = True
-        except TimeoutError:
-            await self._kill()
-            return "answer_too_slow" if gold_parsed else "gold_too_slow"
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        await self._kill()
+    def _warm_up(self) -> ScorePart | None:
+        """Start the worker behind the scenes; a failure to start is reported with the verdict and not tried again."""
+        error = self._warming.exception() if self._warming is not None and self._warming.done() else None
+        if error is not None:
+            return ScorePart(value=0.0, weight=0.0, reason=_shown(str(error)))
+        if not self._worker.running and (self._warming is None or self._warming.done()):
+            self._warming = asyncio.create_task(self._worker.warm_up())
         return None
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        environment = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}
-        self._process = process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "rewards.math_worker"), stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
-        )
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                ready = await process.stdout.readline()
-                detail = b"" if ready else await process.stderr.read()
-        except TimeoutError:
-            await self._kill()
-            raise RuntimeError(f"the math-verify worker did not start within {_START_SECONDS:.0f} s") from None
-        if not ready:
-            await self._kill()
-            last = detail.decode(errors="replace").strip().rpartition("\n")[2]
-            raise RuntimeError(f"the math-verify worker did not start: {last or 'no message'}; is math-verify installed?")
-        return process
-
-    async def _kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
 
 
 def gold_answer(value: Json) -> str | None:
@@ -174,35 +136,19 @@ def gold_answer(value: Json) -> str | None:
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, int) and value.bit_length() > 4 * MAX_CHARS:
+        return None
     text = f"{Decimal(repr(value)):f}" if isinstance(value, float) else str(value)
-    with contextlib.suppress(ExtractionError):
-        text = last_box(text)
+    if "\\boxed" in text:
+        try:
+            text = only_box(text)
+        except ExtractionError:
+            return None
     return text if text.strip() and len(text) <= MAX_CHARS else None
 
 
-def structural_mismatch(gold: Answer, answer: Answer) -> str:
-    """What a symbolic comparison would overlook; empty when nothing."""
-    if not units_agree(gold, answer):
-        return f"the unit is {answer.unit}, not {gold.unit}"
-    if n_items(answer.core) != n_items(gold.core):
-        return "the number of answers differs"
-    if subscripts(answer.core) != subscripts(gold.core):
-        return "the number base differs"
-    if texts(answer.core) != texts(gold.core):
-        return "the words differ"
-    return ""
-
-
-def _passed(box: str) -> Score:
-    return Score(reward=PASS_REWARD, status=ScoreStatus.OK, reason=f"{_shown(box)} is right")
-
-
-def _failed(reason: str) -> Score:
-    return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, reason=reason)
-
-
-def _wrong(box: str, gold: str) -> Score:
-    return _failed(f"{_shown(box)} is wrong; the answer is {_shown(gold)}")
+def _failed(reason: str, *, parts: dict[str, ScorePart] | None = None) -> Score:
+    return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, parts=parts or {}, reason=reason)
 
 
 def _ungradable(problem: Problem, reason: str) -> Score:

@@ -1,50 +1,37 @@
-r"""Read a final answer as people write it: exact number, unit, percent sign, number base, list or word. Pure functions.
+r"""Read a single answer as people write it: exact number, unit, percent sign, number base or word. Pure functions.
 
-Policies, the same for the reference ("gold") and the response:
-- Numbers are exact: 0.333 is not 1/3, and 1,000 and `12 000` are thousands. `1\frac{1}{2}` is one and a half.
-- Where the reference is a plain number the answer must end in one (`x = 5` is fine): an unevaluated expression is no answer,
-  or echoing the question would be right.
-- Units at the end (`5 cm`, `5\text{ apples}`, `\$5`, `90^\circ`) may be missing on either side; where both have one they must agree.
-- `50\%` equals `50` (the percent sign as a unit) and `0.5` or `1/2` (its value).
-- `1011_2` equals `1011`, never `1011_3` or `11`.
-- "or" and "and" separate items of a list, as a comma does.
+The policies are in docs/math.md; the same ones hold for the reference ("gold") and the response. Lists, tuples and ratios are
+taken apart by `rewards/math_shape.py` before.
 """
 
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-MAX_CHARS = 1000
-_MAX_DIGITS_IN_A_ROW = 300
-_MAX_EXPONENT = 5000
-_MAX_FACTORIAL = 500
-_MAX_DEPTH = 30
+from rewards.math_text import unbraced
+
 _MAX_TEN_POWER = 400
 
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
 _SIGNED = rf"[+-]? ?(?:{_NUMBER})"
 _PART = rf"\{{ ?({_SIGNED}) ?\}}|([0-9])"
+_TEN_POWER = r"10 ?\^ ?(?:\{ ?([+-]?[0-9]{1,4}) ?\}|([0-9]))"
 _DECIMAL = re.compile(_SIGNED)
-_SCIENTIFIC = re.compile(rf"({_SIGNED}) ?(?:\\times|\\cdot|\*) ?10 ?\^ ?(?:\{{ ?([+-]?[0-9]{{1,4}}) ?\}}|([0-9]))")
+_REPEATING = re.compile(r"([+-]?) ?([0-9]*)\.([0-9]*) ?\\(?:overline|bar|dot) ?(?:\{ ?([0-9]+) ?\}|([0-9]))")
+_SCIENTIFIC = re.compile(rf"(?:({_SIGNED}) ?(?:\\times|\\cdot|\*) ?)?{_TEN_POWER}")
+_PROGRAM = re.compile(r"([+-]?[0-9]+(?:\.[0-9]*)?|[+-]?\.[0-9]+)[eE]([+-]?[0-9]{1,4})")
 _SLASH = re.compile(rf"({_SIGNED}) ?/ ?({_SIGNED})")
 _MIXED_SLASH = re.compile(r"([+-]? ?)([0-9]+) ([0-9]+) ?/ ?([0-9]+)")
 _FRACTION = re.compile(rf"([+-]? ?)([0-9]*) ?\\frac ?(?:{_PART}) ?(?:{_PART})")
 
-_DELIMITERS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ("\\boxed{", "}"))
-_LOOKALIKES = {0x2212: "-", 0x2013: "-", 0xD7: r"\times "}
-"""Unicode minus, en dash and multiplication sign."""
-_SPACES = re.compile(r"(\\\\)|\\[,;: ]|~|\\quad(?![a-zA-Z])|\s+")
-_DROPPED = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\!")
-_FRACS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_SEPARATOR = re.compile(r"\\text ?\{ ?(?:or|and) ?\}|(?<![a-zA-Z\\{])(?:or|and)(?![a-zA-Z}])", re.IGNORECASE)
 _TEXT_MACRO = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)"
 _ONLY_TEXT = re.compile(rf"{_TEXT_MACRO} ?\{{([^{{}}]*)\}}")
 _TEXT_UNIT = re.compile(rf"^(.*[^ ]) ?{_TEXT_MACRO} ?\{{([^{{}}]*)\}} ?(?:\^ ?\{{? ?([23]) ?\}}?)?$")
 _WORD_UNIT = re.compile(r"^(.*[0-9})\]]) +([A-Za-z][A-Za-z ./-]*?) ?(?:\^ ?\{? ?([23]) ?\}?)?$")
+_GLUED_UNIT = re.compile(r"^(.*[0-9.])([A-Za-z]{2,})$")
 _DEGREES = re.compile(r" ?(?:\^ ?(?:\{ ?\\circ ?\}|\\circ)|°)$")
+_LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]+")
 _BASED = re.compile(r"([0-9][0-9A-Fa-f]*|[0-9A-F]+(?=_16$|_\{16\}$)) ?_ ?(?:\{ ?([0-9]+) ?\}|([0-9]+))")
-_EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|([0-9]))")
-_FACTORIAL = re.compile(r"([0-9]*)[ ]?(!+)")
 
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _NO_UNITS = {"or", "and", "to", "mod", "plus", "minus", "times", "over", "not", "pi", "if", "for", "where", "when", "is"}
@@ -59,15 +46,15 @@ _UNIT_NAMES = {
         "minute": "minutes min mins",
         "second": "seconds sec secs s",
         "m": "meter meters metre metres",
-        "cm": "centimeter centimeters centimetre centimetres",
-        "mm": "millimeter millimeters",
-        "km": "kilometer kilometers kilometre kilometres",
-        "ft": "foot feet",
+        "cm": "cm centimeter centimeters centimetre centimetres",
+        "mm": "mm millimeter millimeters",
+        "km": "km kilometer kilometers kilometre kilometres",
+        "ft": "ft foot feet",
         "inch": "inches in",
         "mile": "miles mi",
         "g": "gram grams",
-        "kg": "kilogram kilograms",
-        "l": "liter liters litre litres",
+        "kg": "kg kilogram kilograms",
+        "l": "liter liters litre litres L",
         "percent": "%",
     }.items()
     for name in names.split()
@@ -91,33 +78,34 @@ class Answer:
     """The answer is text, such as a name or the letter of a choice."""
 
 
-def read_answer(raw: str) -> Answer:
-    """Take an answer apart. `raw` is at most MAX_CHARS long: the caller has checked."""
-    text = normalised(raw)
+def read_answer(text: str) -> Answer:
+    """Take a normalised answer apart."""
     if only := _ONLY_TEXT.fullmatch(text):
         text = only[1].strip().strip("()").rstrip(".")
         if not any(letter.isdigit() for letter in text):
-            return Answer(core=text, word=True)
+            return Answer(core=" ".join(text.split()), word=True)
     if _is_word(text):
         return Answer(core=text.strip("()"), word=True)
-    answer = _without_unit(text)
+    answer = _without_unit(unbraced(text.strip()))
     if answer.core.endswith("%") or answer.unit == "percent":
         answer = replace(answer, core=answer.core.removesuffix("%").rstrip(), percent=True, unit="")
     if based := _BASED.fullmatch(answer.core):
         base = based[2] or based[3]
         return replace(answer, core=based[1], base="" if base == "10" else base, number=plain_number(based[1]))
     scaled, factor = _without_scale(answer)
-    number = plain_number(scaled.core)
+    number = plain_number(unbraced(scaled.core))
     return replace(scaled, number=None if number is None else number * factor) if number is not None or factor == 1 else answer
 
 
 def stated_value(answer: Answer) -> Answer:
-    """The right side of the last equation, as in `x = 5`; the answer itself when it is no equation."""
-    _, equals, right = answer.core.rpartition("=")
-    if not equals:
+    """The right side of the last equation, as in `x = 5`; the answer itself when it is none or says that two numbers are one."""
+    *others, right = answer.core.split("=")
+    if not others or any(side.endswith(("<", ">", "!", ":")) for side in others):
         return answer
-    value = read_answer(right)
-    return replace(value, unit=value.unit or answer.unit, percent=value.percent or answer.percent)
+    value = read_answer(right.strip())
+    value = replace(value, unit=value.unit or answer.unit, percent=value.percent or answer.percent)
+    sides = [read_answer(side.strip()) for side in others]
+    return answer if any(side.number is not None and not numbers_equal(value, side) for side in sides) else value
 
 
 def numbers_equal(gold: Answer, answer: Answer) -> bool:
@@ -145,18 +133,9 @@ def words_equal(gold: Answer, answer: Answer) -> bool:
     return left == right if len(left) == 1 else left.casefold() == right.casefold()
 
 
-def n_items(core: str) -> int:
-    """Items of a list written without brackets: top-level commas plus one."""
-    depth = commas = 0
-    for letter in core:
-        depth += (letter in "([{") - (letter in ")]}")
-        commas += letter in ",;" and depth == 0
-    return commas + 1
-
-
 def subscripts(core: str) -> list[str]:
     """Subscripts of digits, such as number bases inside an expression."""
-    return [(match[1] or match[2]) for match in re.finditer(r"[0-9] ?_ ?(?:\{ ?([^{}]*?) ?\}|([0-9A-Za-z]))", core)]
+    return [(match[1] or match[2] or "") for match in re.finditer(r"[0-9] ?_ ?(?:\{ ?([^{}]*?) ?\}|([0-9A-Za-z]))", core)]
 
 
 def texts(core: str) -> list[str]:
@@ -164,44 +143,11 @@ def texts(core: str) -> list[str]:
     return [match[1].strip().casefold() for match in _ONLY_TEXT.finditer(core)]
 
 
-def cost_problem(core: str) -> str:
-    """Why an expression is too costly to evaluate; empty when it is not. A first sieve: the worker's time limit is the second."""
-    if re.search(rf"[0-9]{{{_MAX_DIGITS_IN_A_ROW + 1}}}", core):
-        return f"more than {_MAX_DIGITS_IN_A_ROW} digits in a row"
-    depth = deepest = 0
-    for letter in core:
-        depth += (letter in "([{") - (letter in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > _MAX_DEPTH:
-        return f"brackets more than {_MAX_DEPTH} deep"
-    for match in _EXPONENT.finditer(core):
-        exponent = (match[1] or match[2]).replace(" ", "").replace(",", "")
-        if not re.search("[a-zA-Z]", exponent) and ("^" in exponent or "!" in exponent):
-            return "a tower of powers"
-        if any(int(digits) > _MAX_EXPONENT for digits in re.findall("[0-9]+", exponent)):
-            return f"an exponent above {_MAX_EXPONENT}"
-    for match in _FACTORIAL.finditer(core):
-        before = core[: match.start()].rstrip()[-1:]
-        if len(match[2]) > 1 or (not match[1] and before in ")}]") or int(match[1] or 0) > _MAX_FACTORIAL:
-            return f"a factorial above {_MAX_FACTORIAL}"
-    return ""
-
-
-def normalised(raw: str) -> str:
-    """Peel delimiters, drop spacing commands, unify fraction commands, minus signs and separators."""
-    text = raw.strip()
-    peeled = True
-    while peeled:
-        peeled = False
-        for left, right in _DELIMITERS:
-            if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right) and not text.endswith("\\$"):
-                text, peeled = text[len(left) : -len(right)].strip(), True
-    text = text.translate(_LOOKALIKES).replace("{,}", ",").replace("\\%", "%").replace("\\$", "$")
-    text = _FRACS.sub(r"\\frac", _DROPPED.sub("", text))
-    text = _SPACES.sub(lambda match: match[1] or " ", text)  # a row break stays
-    text = re.sub(r" *, *", ", ", _SEPARATOR.sub(",", text)) if _SEPARATOR.search(text) else text
-    text = re.sub(" +", " ", text).strip()
-    return text[:-1].rstrip() if text.endswith(".") and not text.endswith("..") else text
+def case_differs(left: str, right: str) -> bool:
+    """Whether a letter stands in capitals on one side only: math-verify takes `R` for `r`."""
+    letters = [{letter for run in _LETTERS.findall(core) for letter in run} for core in (left, right)]
+    only_left, only_right = letters[0] - letters[1], letters[1] - letters[0]
+    return any(letter.swapcase() in only_right for letter in only_left)
 
 
 def plain_number(core: str) -> Fraction | None:
@@ -209,8 +155,11 @@ def plain_number(core: str) -> Fraction | None:
     if _DECIMAL.fullmatch(core):
         return _decimal(core)
     if match := _SCIENTIFIC.fullmatch(core):
-        power = int(match[2] or match[3])
-        return _decimal(match[1]) * Fraction(10) ** power if abs(power) <= _MAX_TEN_POWER else None
+        return _scaled(match[1] or "1", int(match[2] or match[3]))
+    if match := _PROGRAM.fullmatch(core):
+        return _scaled(match[1], int(match[2]))
+    if match := _REPEATING.fullmatch(core):
+        return _repeating(match[1], whole=match[2], fixed=match[3], period=match[4] or match[5])
     if match := _SLASH.fullmatch(core):
         return _quotient(_decimal(match[1]), _decimal(match[2]))
     if match := _MIXED_SLASH.fullmatch(core):
@@ -224,6 +173,17 @@ def plain_number(core: str) -> Fraction | None:
 def _decimal(text: str) -> Fraction:
     digits = text.replace(",", "").replace(" ", "")
     return Fraction(digits[:-1] if digits.endswith(".") else digits)
+
+
+def _scaled(coefficient: str, power: int) -> Fraction | None:
+    return _decimal(coefficient) * Fraction(10) ** power if abs(power) <= _MAX_TEN_POWER else None
+
+
+def _repeating(sign: str, *, whole: str, fixed: str, period: str) -> Fraction:
+    """0.1(6): the digits `period` follow 0.1 for ever."""
+    start = Fraction(int(f"0{whole}{fixed}"), 10 ** len(fixed))
+    value = start + Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
+    return -value if sign == "-" else value
 
 
 def _quotient(numerator: Fraction, denominator: Fraction) -> Fraction | None:
@@ -241,13 +201,15 @@ def _mixed(sign: str, whole: str, numerator: Fraction, denominator: Fraction) ->
 
 def _without_unit(text: str) -> Answer:
     """Split off one unit at the end, or a currency sign at either end."""
-    if match := re.fullmatch(r"([+-]? ?)\$ ?(.*)", text):
+    if match := re.fullmatch(r"([+-]? ?)\$ ?([^$]*)", text):
         inner = _without_unit(match[1] + match[2])
         return replace(inner, unit=inner.unit if inner.unit in _SCALES or inner.unit.split(" ")[0] in _SCALES else "dollar")
     if text.endswith("$"):
         return Answer(core=text[:-1].rstrip(), unit="dollar")
     if match := _DEGREES.search(text):
         return Answer(core=text[: match.start()], unit="degree")
+    if (glued := _GLUED_UNIT.fullmatch(text)) and glued[2] in _UNIT_NAMES:
+        return Answer(core=glued[1], unit=_UNIT_NAMES[glued[2]])
     match = _TEXT_UNIT.fullmatch(text) or _WORD_UNIT.fullmatch(text)
     if match and (unit := _unit_name(match[2])):
         return Answer(core=match[1].rstrip(), unit=unit + (f"^{match[3]}" if match[3] else ""))
@@ -283,4 +245,6 @@ def _is_word(text: str) -> bool:
     bare = text.strip("()")
     if len(bare) == 1:
         return bare.isascii() and bare.isupper()
-    return len(bare) >= 3 and all(letter.isalpha() or letter in " '-" for letter in bare) and "\\" not in bare
+    if len(bare) < 3 or "\\" in bare or not all(letter.isalpha() or letter in " '-" for letter in bare):
+        return False
+    return any(len(word) > 1 for word in bare.split())  # `x y` is a product

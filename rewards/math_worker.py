@@ -1,8 +1,10 @@
 """Symbolic comparison in a process of its own, so that it can be killed: `python -m rewards.math_worker`.
 
-Protocol, JSON lines: it writes {"ready": true} once, then reads {"gold": str, "answer": str} and writes {"stage": "gold"} when
-the reference has been parsed, then {"verdict": ...}: `equal`, `different`, `bad_gold` or `bad_answer`. It ends at the end of
-its input.
+Protocol, JSON lines: it writes {"ready": true} once, then answers each request with {"verdict": ...}. It ends at the end of its input.
+
+    {"op": "check", "gold": str}                   `equal` when the reference can be parsed, else `bad_gold`
+    {"op": "compare", "gold": str, "answer": str}  `equal`, `different`, `bad_gold` or `bad_answer`: math-verify and our guards
+    {"op": "opinion", "gold": str, "answer": str}  the same, by math-verify alone
 
 Only the LaTeX grammar of math-verify parses text here: its plain-expression parser evaluates Python.
 """
@@ -14,6 +16,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, TextIO
 
 import sympy
@@ -25,27 +28,56 @@ _MEMORY_BYTES = 3 << 30
 _EXACT, _DECIMAL = sympy.Float("1e-30", 40), sympy.Float("1e-6")
 """Largest relative difference of equal numbers: exact ones, and where either side is a decimal."""
 _DIGITS = 50
+_MAX_TERMS = 200
+"""Largest expressions (nodes of the tree) that are multiplied out for a second look."""
+_CACHED = 1024
 
 
-def compare(gold_text: str, answer_text: str, *, gold_parsed: Any = lambda: None) -> str:
-    """The verdict on two LaTeX expressions; calls `gold_parsed` once the reference is known to be good."""
-    gold = _parsed(gold_text)
+def answer_request(request: dict[str, str]) -> str:
+    """The verdict on one request."""
+    gold = _parsed(request["gold"])
     if gold is None:
         return "bad_gold"
-    gold_parsed()
-    answer = _parsed(answer_text)
+    if request["op"] == "check":
+        return "equal"
+    answer = _parsed(request["answer"])
     if answer is None:
         return "bad_answer"
-    # math-verify is not symmetric: the reference comes first. Its time limits need signals; this process is killed instead.
-    equal = verify([gold], [answer], timeout_seconds=None, raise_on_error=False)
-    return "equal" if equal and _confirmed(gold, answer) else "different"
+    if request["op"] == "opinion":
+        return "equal" if _by_math_verify(request["gold"], request["answer"]) else "different"
+    return "equal" if _equal(gold, answer, by_math_verify=_by_math_verify(request["gold"], request["answer"])) else "different"
 
 
+@lru_cache(maxsize=_CACHED)
 def _parsed(text: str) -> Any:
     """A sympy object, or None."""
     config = [LatexExtractionConfig(boxed_match_priority=0)]
     found = parse(f"\\boxed{{{text}}}", extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None)
     return next((item for item in found if isinstance(item, sympy.Basic | sympy.MatrixBase)), None)
+
+
+@lru_cache(maxsize=_CACHED)
+def _by_math_verify(gold: str, answer: str) -> bool:
+    """math-verify is not symmetric: the reference comes first. Its time limits need signals; this process is killed instead."""
+    return verify([_parsed(gold)], [_parsed(answer)], allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=False)
+
+
+def _equal(gold: Any, answer: Any, *, by_math_verify: bool) -> bool:
+    """math-verify's verdict, unless numbers with 50 digits or a difference that vanishes when multiplied out say otherwise."""
+    if by_math_verify:
+        return _confirmed(gold, answer)
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)):
+        return False
+    gold, answer = (side.subs({symbol: sympy.I for symbol in side.free_symbols if symbol.name == "i"}) for side in (gold, answer))
+    if not gold.free_symbols and not answer.free_symbols:
+        return _close(gold, answer, unknown=False)
+    return (
+        gold.free_symbols == answer.free_symbols
+        and not gold.has(sympy.Float)
+        and not answer.has(sympy.Float)
+        and all(sum(1 for _ in sympy.preorder_traversal(side)) <= _MAX_TERMS for side in (gold, answer))
+        and sympy.combsimp(sympy.expand(gold - answer)) == 0
+    )
 
 
 def _confirmed(gold: Any, answer: Any) -> bool:
@@ -63,7 +95,7 @@ def _confirmed(gold: Any, answer: Any) -> bool:
     if isinstance(gold, sympy.MatrixBase) and isinstance(answer, sympy.MatrixBase):
         return _all_confirmed(gold, answer)
     if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr):
-        return _close(gold, answer)
+        return _close(gold, answer, unknown=True)
     return True  # relations, sets without a list of elements, truth values: compared structurally
 
 
@@ -72,15 +104,15 @@ def _all_confirmed(gold: Iterable[Any], answer: Iterable[Any]) -> bool:
     return len(left) == len(right) and all(_confirmed(a, b) for a, b in zip(left, right, strict=True))
 
 
-def _close(gold: Any, answer: Any) -> bool:
-    """Equal up to the tolerance, at one fixed point when there are symbols in common."""
+def _close(gold: Any, answer: Any, *, unknown: bool) -> bool:
+    """Equal up to the tolerance, at one fixed point when there are symbols in common; `unknown` where that cannot be said."""
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     if gold == answer or gold.free_symbols != answer.free_symbols:
-        return True  # identical, or names that only math-verify can match
+        return unknown or gold == answer  # identical, or names that only math-verify can match
     point = {symbol: sympy.Rational(2 * number + 5, 7) for number, symbol in enumerate(symbols)}
     left, right = (sympy.N(expression.subs(point), _DIGITS) for expression in (gold, answer))
     if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
-        return True
+        return unknown
     tolerance = _DECIMAL if gold.has(sympy.Float) or answer.has(sympy.Float) else _EXACT
     return bool(abs(left - right) <= tolerance * max(abs(left), abs(right)))
 
@@ -99,9 +131,9 @@ def main() -> None:
         request = json.loads(line)
         signal.alarm(REQUEST_SECONDS + 5)  # no handler: ends an orphan whose parent can no longer kill it
         try:
-            verdict = compare(request["gold"], request["answer"], gold_parsed=lambda: _send(replies, {"stage": "gold"}))
+            verdict = answer_request(request)
         except (Exception, RecursionError):
-            verdict = "bad_answer"
+            verdict = "bad_gold" if request["op"] == "check" else "bad_answer"
         signal.alarm(0)
         _send(replies, {"verdict": verdict})
 

@@ -59,16 +59,22 @@ class ChatTokenizer:
 
     def encode_chat(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
         """Ids of the templated messages. Text of a special token inside a message stays text: it cannot forge a turn."""
-        rows = [self._row(message) for message in messages]
-        try:
-            text = self._template.render(messages=rows, add_generation_prompt=generation_prompt, **self._variables)
-        except TemplateError as error:
-            raise ValueError(f"the model's chat template refuses messages with roles {[m.role for m in messages]}: {error}") from error
+        text = self._apply_template(messages, generation_prompt=generation_prompt)
+        shown = [message for message in messages if message.role != "tool"]
+        if len(shown) < len(messages) and text == self._apply_template(shown, generation_prompt=generation_prompt):
+            raise ValueError("the model's chat template leaves out messages of role tool: the policy would never see what a tool said")
         pieces = _MARK.split(text)
         ids: list[int] = []
         for index, piece in enumerate(pieces):
             ids += self.encode(piece) if index % 2 == 0 else self._encode_literal(self._special[int(piece)])
         return ids
+
+    def _apply_template(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+        rows = [self._row(message) for message in messages]
+        try:
+            return self._template.render(messages=rows, add_generation_prompt=generation_prompt, **self._variables)
+        except TemplateError as error:
+            raise ValueError(f"the model's chat template refuses messages with roles {[m.role for m in messages]}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; special tokens in it become their ids, none are added."""

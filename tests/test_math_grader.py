@@ -1,12 +1,17 @@
 """The math grader: what equals what, false accepts and rejects of symbolic comparison, and answers that cost too much."""
 
 import asyncio
+import random
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from environments.records import Episode, Message, Problem, StopReason, Task
-from rewards.math import MathGrader, MathWorker
+from rewards.extract import ExtractionError, only_box
+from rewards.math import OPINION, MathGrader
+from rewards.math_client import MathWorker
 from rewards.score import Score, ScoreStatus
 
 
@@ -15,16 +20,22 @@ def grade_all(*pairs: tuple[Any, str], in_box: bool = True) -> list[Score]:
 
     async def main() -> list[Score]:
         grader = MathGrader()
-        scores = []
-        for number, (gold, answer) in enumerate(pairs):
-            problem = Problem(task=Task(id=f"t{number}", env="math", prompt=()), reference={"answer": gold}, source="test")
-            text = f"So the answer is $\\boxed{{{answer}}}$." if in_box else answer
-            episode = Episode(messages=(Message(role="assistant", content=text),), stop_reason=StopReason.DONE, n_sampled_tokens=1)
-            scores.append(await grader.grade(problem, episode))
+        scores = [await grade_one(grader, gold, answer, in_box=in_box) for gold, answer in pairs]
         await grader.close()
         return scores
 
     return asyncio.run(main())
+
+
+async def grade_one(grader: MathGrader, gold: Any, answer: str, *, in_box: bool = True) -> Score:
+    problem = Problem(task=Task(id="t", env="math", prompt=()), reference={"answer": gold}, source="test")
+    text = f"So the answer is $\\boxed{{{answer}}}$." if in_box else answer
+    episode = Episode(messages=(Message(role="assistant", content=text),), stop_reason=StopReason.DONE, n_sampled_tokens=1)
+    return await grader.grade(problem, episode)
+
+
+async def no_worker(self: MathWorker, *arguments: Any, **more: Any) -> None:
+    raise AssertionError(f"the worker was asked about {arguments} {more}")
 
 
 NUMBERS_RIGHT = [
@@ -94,6 +105,7 @@ NUMBERS_WRONG = [
     ("5", "{4,5}"),
     ("5", r"\pm 5"),
     ("5", "5 = 6"),
+    ("5", "6 = 5"),
     ("42", "17 + 25"),
     ("42", r"6 \times 7"),
     ("8", "2^3"),
@@ -117,10 +129,7 @@ NUMBERS_WRONG = [
 
 
 def test_plain_numbers_need_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def no_worker(self: MathWorker, gold: str, answer: str) -> None:
-        raise AssertionError(f"the worker was asked about {gold} and {answer}")
-
-    monkeypatch.setattr(MathWorker, "compare", no_worker)
+    monkeypatch.setattr(MathWorker, "verdict", no_worker)
     for pairs, reward in ((NUMBERS_RIGHT, 1.0), (NUMBERS_WRONG, -1.0)):
         for pair, score in zip(pairs, grade_all(*pairs), strict=True):
             assert score.reward == reward, (pair, score)
@@ -192,85 +201,247 @@ BOMBS = [
     "9^{99999999}",
     "1" * 500 + "x",
     "5!!!!!!!",
-    "(" * 200 + "x" + ")" * 200,
-    "{" * 300 + "x" + "}" * 300,
+    "(" * 200 + "x" + "+1)" * 200,
+    "{" * 200 + "x" + "+1}" * 200,
 ]
 
 
 def test_costly_answers_never_reach_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def no_worker(self: MathWorker, gold: str, answer: str) -> None:
-        raise AssertionError(f"the worker was asked about {answer}")
+    asked: list[str] = []
+    ask = MathWorker.verdict
 
-    monkeypatch.setattr(MathWorker, "compare", no_worker)
+    async def watched(self: MathWorker, operation: Any, *, gold: str, answer: str = "", seconds: float) -> Any:
+        asked.append(answer)
+        return await ask(self, operation, gold=gold, answer=answer, seconds=seconds)
+
+    monkeypatch.setattr(MathWorker, "verdict", watched)
     for bomb, score in zip(BOMBS, grade_all(*(("x+1", bomb) for bomb in BOMBS)), strict=True):
         assert score.status == ScoreStatus.POLICY_FAIL, (bomb, score)
         assert "costly" in score.reason
+    assert set(asked) == {""}, "only the reference was checked"
 
 
 def test_a_slow_comparison_is_killed_and_the_next_one_works() -> None:
-    async def main() -> tuple[str, str, str]:
-        worker = MathWorker(timeout_seconds=3.0)
-        first = await worker.compare("x+1", "1+x")
-        slow = await worker.compare("x+1", "9^{9^{9}}")
+    async def main() -> tuple[str, ...]:
+        worker = MathWorker()
+        first = await worker.verdict("compare", gold="x+1", answer="1+x", seconds=60)
+        slow = await worker.verdict("compare", gold="x+1", answer="9^{9^{9}}", seconds=2)
         assert not worker.running
-        after = await worker.compare("x+1", "x+2")
+        after = await worker.verdict("compare", gold="x+1", answer="x+2", seconds=60)
         await worker.close()
         return first, slow, after
 
-    assert asyncio.run(main()) == ("equal", "answer_too_slow", "different")
+    verdicts: list[tuple[str, ...]] = []
+    thread = threading.Thread(target=lambda: verdicts.append(asyncio.run(main())))  # where alarm signals do not work
+    thread.start()
+    thread.join()
+    assert verdicts == [("equal", "too_slow", "different")]
 
 
 def test_a_worker_that_dies_is_replaced() -> None:
     async def main() -> str:
-        worker = MathWorker(timeout_seconds=30.0)
-        await worker.compare("x", "y")
+        worker = MathWorker()
+        await worker.warm_up()
         assert worker._process is not None
         worker._process.kill()
-        verdict = await worker.compare("x+1", "1+x")
+        verdict = await worker.verdict("compare", gold="x+1", answer="1+x", seconds=60)
         await worker.close()
         return verdict
 
     assert asyncio.run(main()) == "equal"
 
 
+def test_a_cancelled_comparison_leaves_no_stale_verdict() -> None:
+    async def main() -> str:
+        worker = MathWorker()
+        await worker.warm_up()
+        question = asyncio.create_task(worker.verdict("compare", gold="x+1", answer="1+x", seconds=60))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        question.cancel()
+        await asyncio.gather(question, return_exceptions=True)
+        verdict = await worker.verdict("compare", gold="x+1", answer="x+2", seconds=60)
+        await worker.close()
+        return verdict
+
+    assert asyncio.run(main()) == "different"
+
+
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(RuntimeError, match="did not start"):
         grade_all((r"\sqrt{2}", "x"))
+    assert grade_all(("7", "7.0"))[0].reward == 1.0, "numbers do not need it"
 
 
 def test_model_text_is_never_evaluated(tmp_path: Any) -> None:
     mark = tmp_path / "executed"
     code = f"__import__('os').system('touch {mark}')"
-    hostile = [code, f"x + {code}", rf"\text{{{code}}}", f"open('{mark}', 'w')", f"Integer({code})"]
+    hostile = [code, f"x + {code}", rf"\text{{{code}}}", f"open('{mark}', 'w')", f"Integer({code})", f"[{code}, 1]", f"({code})!"]
     scores = grade_all(*(("x+1", answer) for answer in hostile))
     assert {score.status for score in scores} == {ScoreStatus.POLICY_FAIL}
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("gold", [None, "", "   ", True, float("nan"), [1, 2], {"a": 1}, r"\frac{", "9^{9^9}", "1" * 2000])
-def test_unusable_reference_is_ungradable(gold: Any) -> None:
-    (score,) = grade_all((gold, "x + 3"))
-    assert (score.status, score.reward) == (ScoreStatus.UNGRADABLE, None)
+UNUSABLE = [
+    None,
+    "",
+    "   ",
+    True,
+    float("nan"),
+    [1, 2],
+    {"a": 1},
+    r"\frac{",
+    "9^{9^9}",
+    "1" * 2000,
+    10**5000,
+    "\ud800",
+    r"\boxed{1} \boxed{2}",
+]
 
 
-@pytest.mark.parametrize(
-    ("response", "reward"),
-    [
-        (r"\boxed{1} no, \boxed{7}", 1.0),
-        (r"\boxed {7}", 1.0),
-        (r"\boxed{\boxed{7}}", 1.0),
-        (r"\boxed{\{7\}}", -1.0),
-        (r"\boxed{7} and \boxed{8}", -1.0),
-        (r"\boxed{1}\boxed{2}\boxed{840}", -1.0),
-        (r"\boxed{7} or rather \boxed{8", -1.0),
-        (r"\boxed{7", -1.0),
-        (r"\boxed{}", -1.0),
-        (r"\boxed 7", -1.0),
-        ("7", -1.0),
-        ("", -1.0),
-    ],
-)
-def test_the_last_closed_box_counts(response: str, reward: float) -> None:
+@pytest.mark.parametrize("gold", UNUSABLE, ids=range(len(UNUSABLE)))
+def test_an_unusable_reference_is_ungradable_whatever_was_answered(gold: Any) -> None:
+    same = gold if isinstance(gold, str) else "1"
+    scores = [*grade_all((gold, "x + 3"), (gold, same), (gold, "1, 2, 3")), *grade_all((gold, "no box"), in_box=False)]
+    assert {(score.status, score.reward) for score in scores} == {(ScoreStatus.UNGRADABLE, None)}
+
+
+BOXES = [
+    (r"\boxed {7}", 1.0, ""),
+    (r"\boxed{\boxed{7}}", 1.0, ""),
+    (r"\boxed{ \boxed{7} }", 1.0, ""),
+    (r"<think>\boxed{1}? No: \boxed{2}</think>So \boxed{7}", 1.0, ""),
+    (r"<think>\boxed{7}</think>So \boxed{8}", -1.0, "8 is wrong"),
+    (r"<think>\boxed{7}</think>So it is.", -1.0, "no \\boxed{}"),
+    (r"\boxed{1} no, \boxed{7}", -1.0, "2 boxes instead of exactly one"),
+    (r"\boxed{7} and again \boxed{7}", -1.0, "2 boxes instead of exactly one"),
+    (r"\boxed{1}\boxed{2}\boxed{840}", -1.0, "3 boxes instead of exactly one"),
+    (r"\boxed{\boxed{7}\boxed{8}}", -1.0, "a box inside a box"),
+    (r"\boxed{\boxed{7} or 8}", -1.0, "a box inside a box"),
+    (r"\boxed{\boxed{7}+{0}}", -1.0, "a box inside a box"),
+    (r"\boxed{\boxed{\boxed{7}}}", -1.0, "a box inside a box"),
+    (r"\boxed{\boxed 7}", -1.0, "a box inside a box"),
+    (r"\boxed{7} or rather \boxed{8", -1.0, "not closed"),
+    (r"\boxed{7", -1.0, "not closed"),
+    (r"\boxed{\{7\}", -1.0, "not closed"),
+    (r"\boxed{}", -1.0, "the box is empty"),
+    (r"\boxed 7", -1.0, "no \\boxed{}"),
+    ("7", -1.0, "no \\boxed{}"),
+    ("", -1.0, "no \\boxed{}"),
+]
+
+
+@pytest.mark.parametrize(("response", "reward", "reason"), BOXES)
+def test_exactly_one_closed_box_counts(response: str, reward: float, reason: str) -> None:
     (score,) = grade_all(("7", response), in_box=False)
-    assert score.reward == reward
+    assert score.reward == reward and reason in score.reason
+
+
+TEN_MB = 10_000_000
+HUGE = [
+    "\\boxed{",
+    "\\boxed{1}",
+    "\\boxed",
+    "\\boxed{7}" + " ",
+    "{",
+    "\\",
+    "}",
+    "\0",
+    "\ud800",
+    "\\boxed{" * 999 + "}" * 999,
+    "</think>",
+    "7",
+]
+
+
+@pytest.mark.parametrize("piece", HUGE, ids=lambda piece: repr(piece)[:20])
+def test_huge_responses_are_answered(piece: str) -> None:
+    """A quadratic scan would not end within the test's time limit."""
+    text = piece * (TEN_MB // len(piece))
+    scores = grade_all(("7", text), (r"\sqrt{2}", "\\boxed{" + text + "}"), in_box=False)
+    assert {score.reward for score in scores} == {-1.0}
+    assert all(len(score.reason) < 500 and score.reason.isprintable() for score in scores)
+
+
+def test_extraction_of_a_box_is_linear() -> None:
+    n = 300_000
+    assert only_box("\\boxed" * n + "{7}") == "7"
+    for hostile in ("\\boxed{" * n, "{" * n, "\\" * n, "\\boxed{1}" * n):
+        with pytest.raises(ExtractionError):
+            only_box(hostile)
+
+
+@pytest.mark.parametrize("odd", ["\0", "\ud800", "\x1b[2J", "\u202e", "\uffff", "\U0001f600", "\r\n", "\x85"])
+def test_odd_characters_are_only_wrong(odd: str) -> None:
+    answers = [odd, f"7{odd}8", f"{odd}{odd}7 x", f"x+{odd}", rf"\text{{{odd}}}", rf"\frac{{{odd}}}{{2}}", f"1, {odd}"]
+    scores = grade_all(*((gold, answer) for answer in answers for gold in ("78", "x+1")))
+    assert {score.status for score in scores} == {ScoreStatus.POLICY_FAIL}
+    for score in scores:
+        score.reason.encode()
+
+
+PIECES = (
+    *"7 ()[]{}=,;:%$^_!x.&-+/*`<",
+    *("or", "and", "cm", "10", "e5", "1,000", "million", "{}", "^{}", "_{}", "\0", "\ud800", "\u2212", "9" * 50, "\\\\"),
+    *(r"\{", r"\}", r"\$", r"\frac", r"\text{", r"\boxed{", r"\pm", r"\sqrt", r"\left", r"\right", r"\overline{3}", r"\times", r"\in"),
+    *(r"\circ", r"\mathbf{v}", r"\text{ to }", r"\begin{pmatrix}"),
+)
+
+
+def test_random_answers_are_only_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error would be an infrastructure failure, and spare the policy its reward."""
+    monkeypatch.setattr(MathWorker, "verdict", no_worker)
+    monkeypatch.setattr("rewards.math._SAMPLED", 1 << 33)
+    draw = random.Random(0)
+    answers = ["".join(draw.choices(PIECES, k=draw.choice((3, 10, 30)))) for _ in range(5000)]
+    answers += [(piece * 1000)[:999] for piece in PIECES if piece.count("{") == piece.count("}")]
+    answers += [
+        opening * 240 + "1" + closing * 240 for opening, closing in (("(1,", ")"), ("{", "}"), (r"\{", r"\}"), ("[", "]"), ("", "=1"))
+    ]
+    boxes = [f"\\boxed{{{answer}}}" for answer in answers]
+    for response, score in zip(boxes, grade_all(*(("12345", box) for box in boxes), in_box=False), strict=True):
+        assert score.status is ScoreStatus.POLICY_FAIL, (response, score)
+
+
+def test_symbolic_verdicts_carry_a_second_opinion() -> None:
+    rows = [("x+1", "1+x", 1.0, 1.0), ("x+1", "x+2", -1.0, 1.0), ("x+1", "1, 2", -1.0, 1.0)]
+    vetoed = [(r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", -1.0, -1.0), ("3R^2", "3r^2", -1.0, -1.0), ("x, x, y", "x, y, y", -1.0, -1.0)]
+    scores = grade_all(*((gold, answer) for gold, answer, *_ in rows + vetoed))
+    assert [(score.reward, score.parts[OPINION].value if score.parts else None) for score in scores] == [
+        (reward, agrees) for _, _, reward, agrees in rows + vetoed
+    ]
+    assert all(part.weight == 0 and part.reason.startswith("math-verify: ") for score in scores for part in score.parts.values())
+
+
+def test_a_sample_of_exact_verdicts_gets_a_second_opinion_once_the_worker_is_warm() -> None:
+    async def main() -> tuple[list[Score], list[Score]]:
+        grader = MathGrader()
+        cold = [await grade_one(grader, str(n), f"{n}.0") for n in range(200)]
+        assert cold[0].reward == 1.0 and grader._warming is not None, "the first of the sample starts the worker behind the scenes"
+        await grader._warming
+        warm = [await grade_one(grader, str(n), f"{n}.0") for n in range(200)]
+        again = [await grade_one(grader, str(n), f"{n}.0") for n in range(200)]
+        assert [bool(score.parts) for score in warm] == [bool(score.parts) for score in again], "which ones is no accident"
+        # 2^3 is no answer to 8 by our policy, and is one to math-verify
+        differing = [await grade_one(grader, str(2**n), f"2^{{{n}}}") for n in range(2, 60)]
+        await grader.close()
+        return warm, [score for score in differing if score.parts]
+
+    warm, differing = asyncio.run(main())
+    sampled = [score for score in warm if score.parts]
+    assert 5 <= len(sampled) <= 25
+    assert {score.parts[OPINION].value for score in sampled} == {1.0}
+    assert differing and {(score.reward, score.parts[OPINION].value) for score in differing} == {(-1.0, -1.0)}
+
+
+def test_closing_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> int:
+        grader = MathGrader()
+        await grade_one(grader, "x+1", "1+x")
+        assert grader._worker._process is not None
+        pid = grader._worker._process.pid
+        await grader.close()
+        return pid
+
+    assert not Path(f"/proc/{asyncio.run(main())}").exists()

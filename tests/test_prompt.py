@@ -144,6 +144,29 @@ def test_a_template_that_refuses_the_messages_says_so(tmp_path: Path) -> None:
         renderer.render_prompt([QUESTION])
 
 
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}<|start_header_id|>system\nYou are a helpful AI "
+    "assistant<|eot_id|>\n{% endif %}{{'<|start_header_id|>' + message['role'] + '\n' + message['content'] + '<|eot_id|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant\n' }}{% endif %}"
+)
+"""SmolLM2's template, with this tokenizer's special tokens."""
+
+
+@pytest.mark.parametrize("template", [CWM_CHAT_TEMPLATE, CHATML, SMOLLM2])
+def test_templates_show_what_a_tool_said(tmp_path: Path, template: str) -> None:
+    folder = _folder(tmp_path, template)
+    shown = Renderer(load_tokenizer(folder)).render_continuation([OUTPUT], after=[QUESTION, ANSWER])
+    assert " 19\n" in _text(folder, shown) and "tool" in _text(folder, shown)
+
+
+def test_a_template_that_leaves_tool_messages_out_says_so(tmp_path: Path) -> None:
+    deaf = "{% for message in messages %}{% if message['role'] != 'tool' %}{{ message['content'] }}<|eot_id|>{% endif %}{% endfor %}"
+    renderer = Renderer(load_tokenizer(_folder(tmp_path, deaf)))
+    assert len(renderer.render_prompt([QUESTION, ANSWER])) > 0
+    with pytest.raises(ValueError, match="leaves out messages of role tool"):
+        renderer.render_prompt([QUESTION, ANSWER, OUTPUT])
+
+
 def test_rendering_needs_neither_torch_nor_transformers() -> None:
     code = "import sys, rl.prompt; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

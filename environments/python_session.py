@@ -1,0 +1,162 @@
+"""A stateful Python session in a sandbox: cells go in, what they print comes out; a dead session is replaced by a fresh one."""
+
+import asyncio
+import json
+import secrets
+from pathlib import Path
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+from environments.sandbox.base import Execution, KilledBy, Limits, Sandbox, SandboxError, Session, SessionEnded
+from environments.sandbox.make import make_sandbox
+
+CELL_SECONDS = 10.0
+MAX_OPEN = 16
+"""Boxes of one process at a time: a node has uids for some dozens."""
+_START_SECONDS = 60.0
+_LIMITS = Limits(wall_seconds=7200.0, cpu_seconds=60, memory_mb=512)
+"""The wall clock covers the policy's thinking between two cells."""
+_DRIVER = Path(__file__).with_name("python_driver.py")
+_WHY: dict[KilledBy | None, str] = {
+    "cpu": "it used too much processor time",
+    "memory": "it used too much memory",
+    "output": "it wrote too much to a descriptor",
+    "kernel": "it used too much memory or processor time",
+}
+
+
+class SpoiledAnswer(SessionEnded):
+    """What came is not the driver's answer: the session cannot be trusted any more."""
+
+
+class PythonSession:
+    """The session of one episode. Its box opens at the first cell, and may be closed while the policy thinks: the next cell then
+    opens another one and runs the earlier cells again."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._shared: SharedSandbox | None = None
+        self._cells: list[str] = []
+        """What the present state is made of."""
+        self.busy = False
+        """Running a cell."""
+
+    async def run(self, code: str) -> str:
+        """Execute a cell and return what to show of it, cut to a limit. Raises SandboxError when no box can be had."""
+        self._shared = self._shared or SharedSandbox.take()
+        async with self._shared.turns:
+            self.busy = True
+            try:
+                await self._shared.make_room(self)
+                return await self._run(code, self._session or await self._open(self._shared.sandbox))
+            finally:
+                self.busy = False
+
+    async def suspend(self) -> None:
+        """End the box; the next cell restores its state."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def close(self) -> None:
+        """End the box for good."""
+        shared, self._shared = self._shared, None
+        try:
+            await self.suspend()
+        finally:
+            if shared is not None:
+                await shared.release(self)
+
+    async def _run(self, code: str, session: Session) -> str:
+        try:
+            output = await _ask(session, code, seconds=CELL_SECONDS)
+        except SessionEnded as error:
+            self._session = None
+            self._cells.clear()
+            execution = await session.close()
+            why = str(error) if isinstance(error, SpoiledAnswer) else _why(execution)
+            return f"[the session ended: {why}. Its variables are lost; the next call starts a fresh session.]"
+        self._cells.append(code)
+        return output
+
+    async def _open(self, sandbox: Sandbox) -> Session:
+        self._session = session = await sandbox.open(_DRIVER.read_bytes(), limits=_LIMITS)
+        try:
+            await _ask(session, "", seconds=_START_SECONDS)
+            for cell in self._cells:
+                await _ask(session, cell, seconds=2 * CELL_SECONDS)
+        except SessionEnded:
+            self._session = None
+            execution = await session.close()
+            detail = execution.stderr.decode(errors="replace").strip()[-300:]
+            raise SandboxError(f"a Python session did not start or could not be restored: {_why(execution)} {detail}") from None
+        return session
+
+
+class SharedSandbox:
+    """The sandbox that the sessions of one event loop share; closed with the last of them.
+
+    At most MAX_OPEN of them have a box at a time: a session that waited for another episode's end could wait for ever, since in
+    lockstep that episode's next turn waits for all others. So the box that was idle longest makes room.
+    """
+
+    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "SharedSandbox"]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self.sandbox: Sandbox = make_sandbox()
+        self.turns = asyncio.Semaphore(MAX_OPEN)
+        """Held while a cell runs, so that of more than MAX_OPEN boxes one is idle."""
+        self._open: dict[PythonSession, None] = {}
+        """Sessions with a box, the one that was idle longest first."""
+        self._users = 0
+
+    @classmethod
+    def take(cls) -> "SharedSandbox":
+        """Use the running loop's sandbox until `release`. Raises SandboxUnavailable."""
+        loop = asyncio.get_running_loop()
+        shared = cls._by_loop.get(loop)
+        if shared is None:
+            shared = cls._by_loop[loop] = cls()
+        shared._users += 1
+        return shared
+
+    async def make_room(self, session: PythonSession) -> None:
+        """Count `session` among those with a box, and close that of another one where they are too many."""
+        self._open.pop(session, None)
+        self._open[session] = None
+        while len(self._open) > MAX_OPEN:
+            idle = next(other for other in self._open if not other.busy)
+            del self._open[idle]
+            await idle.suspend()
+
+    async def release(self, session: PythonSession) -> None:
+        """Stop using it."""
+        self._open.pop(session, None)
+        self._users -= 1
+        if self._users == 0:
+            del self._by_loop[asyncio.get_running_loop()]
+            await self.sandbox.close()
+
+
+async def _ask(session: Session, code: str, *, seconds: float) -> str:
+    """The output of a cell. Raises SessionEnded."""
+    nonce = secrets.token_hex(16)
+    answer = await session.ask(json.dumps({"nonce": nonce, "code": code}).encode(), seconds=seconds)
+    try:
+        message = json.loads(answer)
+        if message["nonce"] != nonce or not isinstance(message["output"], str):
+            raise ValueError("another answer was expected")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise SpoiledAnswer("the code wrote something else than its results to the driver's channel") from None
+    return _storable(message["output"])
+
+
+def _storable(text: str) -> str:
+    """Text that can be tokenized and written as UTF-8: no lone surrogates, no NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def _why(execution: Execution) -> str:
+    if execution.killed_by == "wall":
+        return f"it took longer than {CELL_SECONDS:.0f} s"
+    return _WHY.get(execution.killed_by) or f"its process ended with exit code {execution.exit_code}"
