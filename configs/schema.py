@@ -94,9 +94,11 @@ class TaskConfig(Checked):
     section: ClassVar[str] = "tasks.*"
     kind: Literal["jsonl", "hf", "reasoning_gym", "programs", "plugin"] = MISSING
     env: str = MISSING
-    """Environment and grader to use, for example `math`, `code`, `code_output`."""
+    """Environment: a name such as `math`, `code`, `code_output`, or a dotted path, `my_pkg.my_env:MyEnv`."""
+    reward: str | None = None
+    """Reward: a name, a dotted path, `trl:NAME`, or a mix such as `code + 0.1*my_pkg:brevity`. None: the one called like `env`."""
     path: str | None = None
-    """jsonl: the file. hf: dataset name or folder. plugin: registered source name."""
+    """jsonl: the file. hf: dataset name or folder. plugin: registered name or dotted path of the source."""
     split: str = "train"
     """hf: which split to read."""
     weight: float = bounded(1.0, above=0)
@@ -112,18 +114,29 @@ class TaskConfig(Checked):
     answer_field: str = "answer"
     """jsonl and hf: the field that becomes `reference['answer']`."""
     id_field: str = "id"
+    columns: tuple[str, ...] = ()
+    """More fields of a row for the reward, as `reference['columns']`: a reward function of TRL's shape gets each as an argument."""
     solution: str | None = None
     """Template of the ideal reply for a warm start; `{field}` may be any field of the row, the answer included. Sources that
     know their solutions need none."""
     options: dict[str, Any] = field(default_factory=dict)
     """reasoning_gym, programs and plugin: arguments of the source (task names, ranges). hf: `name` of the data set's
-    configuration and `revision`."""
+    configuration and `revision`. jsonl and hf for code environments: limits and fields of the tests (`sources/code_rows.py`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         needed = {"jsonl": "the file", "hf": "a data set's name or folder", "plugin": "the name under which the source is registered"}
         if self.kind in needed and not self.path:
             raise ValueError(f"{self.section}.path is not set; kind={self.kind} needs {needed[self.kind]}: set {self.section}.path")
+        if self.reward is not None and not self.reward.strip():
+            raise ValueError(
+                f"{self.section}.reward is empty; name a reward, or leave it out to use the one called like {self.section}.env"
+            )
+        if ":" in self.env and self.reward is None:
+            raise ValueError(
+                f"{self.section}.reward is not set, and {self.section}.env is the dotted path {self.env!r}, which names no reward: set "
+                f"{self.section}.reward, for example {self.env.partition(':')[0]}:my_reward or math"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +300,26 @@ class LogConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SandboxConfig(Checked):
+    """Where untrusted programs run. All processes of a node with equal settings share one server."""
+
+    section: ClassVar[str] = "sandbox"
+    kind: Literal["auto", "forkserver", "bubblewrap", "docker"] = "auto"
+    """auto: the fork-server, or bubblewrap where that cannot run."""
+    slots: int = bounded(0, low=0, high=32)
+    """Executions at once on a node; 0 means one a processor (32 at most)."""
+    preload: tuple[str, ...] = ("numpy",)
+    """Installed modules that programs may import; the fork-server has them imported already. docker: the image's own are used."""
+    image: str = ""
+    """docker: the image, which must hold `python3`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind == "docker" and not self.image:
+            raise ValueError("sandbox.image is empty; sandbox.kind=docker needs an image with python3, for example python:3.11-slim")
+
+
+@dataclass(frozen=True, kw_only=True)
 class WarmStartConfig(Checked):
     """Optional supervised stage before RL (TRL's SFTTrainer), with the loss on the answer only."""
 
@@ -317,6 +350,7 @@ class Config(Checked):
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
 
     def __post_init__(self) -> None:

@@ -86,6 +86,8 @@ class Episode:
     stop_reason: StopReason
     n_sampled_tokens: int
     """Tokens sampled by the policy over all turns."""
+    policy_version: int = 0
+    """Training steps behind the policy when the episode was started; 0 outside of training."""
 
     @property
     def response(self) -> str:

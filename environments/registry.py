@@ -5,18 +5,23 @@
         async def step(self, action: Message) -> StepResult:
             return StepResult(messages=(Message(role="user", content=action.content),), done=False)
 
-Built-in: `math`, `code` and `code_output`, all single-turn; what tells them apart is their grader.
+Built-in: `math` and the code kinds, most of them single-turn: what tells those apart is their grader. `math_python` has a tool,
+`code_attempts` shows the failures of public tests. Besides registered names there are those that installed distributions offer as
+entry points, and dotted paths, `package.module:Name`.
 """
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
+from environments.code_attempts import CodeAttempts
+from environments.lookup import entry_point_names, is_dotted, load_dotted, load_entry_point
+from environments.lookup import unknown as unknown
+from environments.math_python import MathPython
 from environments.protocol import Environment
 from environments.records import Task
 from environments.single_turn import SingleTurn
@@ -27,8 +32,77 @@ EnvironmentT = TypeVar("EnvironmentT", bound=EnvironmentFactory)
 SourceT = TypeVar("SourceT", bound=SourceFactory)
 EntryT = TypeVar("EntryT")
 
-_environments: dict[str, EnvironmentFactory] = {}
-_sources: dict[str, SourceFactory] = {}
+ENVIRONMENT_GROUP = "codeworld_rl.environments"
+SOURCE_GROUP = "codeworld_rl.task_sources"
+"""Entry-point groups of installed distributions."""
+_NOT_IN_NAMES = frozenset("+*: \t\n")
+"""They mean something in a mix of rewards or in a dotted path."""
+
+
+class Registry(Generic[EntryT]):
+    """Factories by name: registered by a decorator, offered by an installed distribution, or named by dotted path."""
+
+    def __init__(self, what: str, *, group: str, accept: Callable[[Any, str], EntryT]) -> None:
+        """`what` is the noun of error messages, `group` the entry-point group.
+
+        `accept(object, name)` turns an imported object into a factory and raises ValueError for one that is none.
+        """
+        self.entries: dict[str, EntryT] = {}
+        self._what = what
+        self._group = group
+        self._accept = accept
+        self._found: dict[str, EntryT] = {}
+
+    def add(self, name: str, factory: EntryT) -> None:
+        """Register `factory`. Raises ValueError for a name that is taken by another one or has a sign in it that may not be there."""
+        if not isinstance(name, str) or not name or set(name) & _NOT_IN_NAMES:
+            raise ValueError(f"{self._what} name {name!r} must be a non-empty string without spaces, '+', '*' and ':'")
+        present = self.entries.get(name)
+        if present is not None and identity(present) != identity(factory):
+            raise ValueError(f"{self._what} {name!r} is already registered by {identity(present)}; choose another name")
+        self.entries[name] = factory
+        self._found.pop(name, None)
+
+    def find(self, name: str) -> EntryT:
+        """The factory of that name. Raises ValueError for one that is unknown, broken, or offered by two."""
+        if name not in self._found:
+            self._found[name] = self._search(name)
+        return self._found[name]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, those of installed distributions included, sorted."""
+        return tuple(sorted({*self.entries, *entry_point_names(self._group)}))
+
+    def _search(self, name: str) -> EntryT:
+        if is_dotted(name):
+            return self._accept(load_dotted(name, what=self._what), name)
+        offered = load_entry_point(name, group=self._group, what=self._what)
+        registered = self.entries.get(name)  # looked up now: the import may have registered it, too
+        if offered is None and registered is None:
+            raise unknown(self._what, name, self.names())
+        if offered is None or registered is None:
+            return self._accept(offered, name) if registered is None else registered
+        if identity(registered) != identity(offered):
+            raise ValueError(
+                f"{self._what} {name!r} is registered by {identity(registered)}, and an installed distribution offers {identity(offered)} "
+                "under the same name: rename one, or use a dotted path"
+            )
+        return registered
+
+
+def identity(factory: object) -> str:
+    """Where a factory was written: equal for the same code imported again after a failed import."""
+    return f"{getattr(factory, '__module__', '?')}.{getattr(factory, '__qualname__', repr(factory))}"
+
+
+def _callable(found: Any, name: str) -> Any:
+    if not callable(found):
+        raise ValueError(f"{name!r} is of type {type(found).__name__}; it must be a class or a function")
+    return found
+
+
+_environments: Registry[EnvironmentFactory] = Registry("environment", group=ENVIRONMENT_GROUP, accept=_callable)
+_sources: Registry[SourceFactory] = Registry("task source", group=SOURCE_GROUP, accept=_callable)
 
 
 def environment(name: str) -> Callable[[EnvironmentT], EnvironmentT]:
@@ -39,7 +113,7 @@ def environment(name: str) -> Callable[[EnvironmentT], EnvironmentT]:
 
     def register(factory: EnvironmentT) -> EnvironmentT:
         entry: EnvironmentFactory = factory
-        _add(_environments, "environment", name, entry)
+        _environments.add(name, entry)
         return factory
 
     return register
@@ -53,64 +127,68 @@ def task_source(name: str) -> Callable[[SourceT], SourceT]:
 
     def register(factory: SourceT) -> SourceT:
         entry: SourceFactory = factory
-        _add(_sources, "task source", name, entry)
+        _sources.add(name, entry)
         return factory
 
     return register
 
 
 def make_environment(task: Task) -> Environment:
-    """A fresh environment for one episode of `task`. Raises ValueError for a name that is not registered."""
-    return _look_up(_environments, "environment", task.env)(task)
+    """A fresh environment for one episode of `task`. Raises ValueError as `check_environment`."""
+    return _environments.find(task.env)(task)
 
 
 def check_environment(name: str) -> None:
-    """Raise ValueError, with the nearest name and all known ones, when `name` is not registered."""
-    _look_up(_environments, "environment", name)
+    """Raise ValueError for an unknown name (with the nearest and all known ones) and for a dotted path that leads nowhere."""
+    _environments.find(name)
+
+
+def environment_factory(name: str) -> EnvironmentFactory:
+    """What makes environments of that name. Raises ValueError as `check_environment`."""
+    return _environments.find(name)
+
+
+def environments_of(file: Path) -> tuple[str, ...]:
+    """Names whose classes or functions a loaded plugin file defines, sorted."""
+    modules = {name for name, module in sys.modules.items() if getattr(module, "__file__", None) == str(file.resolve())}
+    return tuple(sorted(name for name, factory in _environments.entries.items() if factory.__module__ in modules))
 
 
 def known_environments() -> tuple[str, ...]:
-    """All registered environment names, sorted."""
-    return tuple(sorted(_environments))
+    """All environment names, sorted; those of installed distributions are not imported for it."""
+    return _environments.names()
 
 
 def plugin_source(name: str) -> SourceFactory:
-    """The registered task source of that name. Raises ValueError for a name that is not registered."""
-    return _look_up(_sources, "task source", name)
+    """The task source of that name or dotted path. Raises ValueError for one that does not exist."""
+    return _sources.find(name)
 
 
-def load_plugins(names: Sequence[str]) -> None:
+def load_plugins(names: Sequence[str], *, field: str = "run.plugins") -> None:
     """Import each plugin once: a dotted module name, or the path of a `.py` file.
 
-    A file counts as loaded by its absolute path, so calling this again (in each process, after a resume) is safe.
+    A file counts as loaded by its absolute path, so calling this again (in each process, after a resume) is safe. `field`
+    is where the names were given, for errors.
     Raises ValueError that names the plugin when it is missing or its import fails.
     """
     for name in names:
         if name.endswith(".py"):
-            _load_file(Path(name).expanduser())
+            _load_file(Path(name).expanduser(), field=field)
         else:
             try:
                 importlib.import_module(name)
             except (Exception, SystemExit) as error:
                 hint = "; a plugin file is named by its path, ending in .py" if isinstance(error, ModuleNotFoundError) else ""
-                raise ValueError(f"run.plugins: cannot import {name!r}: {type(error).__name__}: {error}{hint}") from error
+                raise ValueError(f"{field}: cannot import {name!r}: {type(error).__name__}: {error}{hint}") from error
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
-    """An error for a name that is not among `known`: says the nearest one and lists them all."""
-    choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    suggestion = f"did you mean {near[0]!r}? " if near else ""
-    return ValueError(f"unknown {what} {name!r}; {suggestion}known: {', '.join(choices) or 'none'}")
-
-
-def _load_file(path: Path) -> None:
+def _load_file(path: Path, *, field: str) -> None:
     location = path.resolve()
     module_name = f"ring_plugin_{location.stem}_{hashlib.blake2b(str(location).encode(), digest_size=6).hexdigest()}"
     if module_name in sys.modules:
         return
     if not location.is_file():
-        raise ValueError(f"run.plugins: no file {path} (looked for {location})")
+        raise ValueError(f"{field}: no file {path} (looked for {location})")
     spec = importlib.util.spec_from_file_location(module_name, location)
     assert spec is not None and spec.loader is not None, "a .py suffix always has a loader"
     module = importlib.util.module_from_spec(spec)
@@ -119,28 +197,10 @@ def _load_file(path: Path) -> None:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        raise ValueError(f"run.plugins: {path} failed to import: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{field}: {path} failed to import: {type(error).__name__}: {error}") from error
 
 
-def _add(registry: dict[str, EntryT], what: str, name: str, factory: EntryT) -> None:
-    if not name or not isinstance(name, str):
-        raise ValueError(f"{what} name {name!r} must be a non-empty string")
-    present = registry.get(name)
-    if present is not None and _identity(present) != _identity(factory):
-        raise ValueError(f"{what} {name!r} is already registered by {_identity(present)}; choose another name")
-    registry[name] = factory
-
-
-def _look_up(registry: dict[str, EntryT], what: str, name: str) -> EntryT:
-    if name not in registry:
-        raise unknown(what, name, registry)
-    return registry[name]
-
-
-def _identity(factory: object) -> str:
-    """Where a factory was written: equal for the same code imported again after a failed import."""
-    return f"{getattr(factory, '__module__', '?')}.{getattr(factory, '__qualname__', repr(factory))}"
-
-
-for _name in ("math", "code", "code_output"):
+for _name in ("math", "code", "code_stdio", "code_puzzle", "code_class", "code_input", "code_output"):
     environment(_name)(SingleTurn)
+environment("code_attempts")(CodeAttempts)
+environment("math_python")(MathPython)

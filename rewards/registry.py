@@ -1,21 +1,30 @@
-"""Graders by name. A plugin registers its own with `@grader` (a class or factory) or `@reward` (a plain function)."""
+"""Graders by name. A plugin registers its own with `@grader` (a class or factory) or `@reward` (a plain function).
+
+What `tasks.*.reward` may say: a registered name, a name that an installed distribution offers in the entry-point group
+`codeworld_rl.rewards`, a dotted path `package.module:Name`, `trl:NAME` for a reward of `trl.rewards`, or a mix of those with weights
+(`rewards/mix.py`).
+"""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import TypeVar
 
-from environments.records import Episode, Problem
-from rewards.code import CodeGrader
+from environments.registry import Registry
+from rewards.code import CodeAttemptsGrader, CodeClassGrader, CodeGrader, CodeInputGrader, CodePuzzleGrader, CodeStdioGrader
 from rewards.code_output import CodeOutputGrader
+from rewards.cwm import cwm_code, cwm_math
+from rewards.format import LengthGrader, box_format, code_format, think_format
+from rewards.functions import GraderFactory, grader_factory, reward_factory
 from rewards.math import MathGrader
-from rewards.score import Grader, Score, ScoreStatus
+from rewards.mix import MixGrader, parse_mix
+from rewards.score import Grader
+from rewards.trl_named import PREFIX, TrlNamedGrader
 
-GraderFactory = Callable[[], Grader]
-RewardFunction = Callable[[Problem, str], float | Score]
+REWARD_GROUP = "codeworld_rl.rewards"
+"""Entry-point group of installed distributions."""
 Factory = TypeVar("Factory", bound=GraderFactory)
-Reward = TypeVar("Reward", bound=RewardFunction)
+Reward = TypeVar("Reward", bound=Callable[..., object])
 
-_factories: dict[str, GraderFactory] = {}
+_graders: Registry[GraderFactory] = Registry("reward", group=REWARD_GROUP, accept=grader_factory)
 
 
 def grader(name: str) -> Callable[[Factory], Factory]:
@@ -25,69 +34,55 @@ def grader(name: str) -> Callable[[Factory], Factory]:
     """
 
     def register(factory: Factory) -> Factory:
-        known = _factories.get(name)
-        if known is not None and _origin(known) != _origin(factory):
-            raise ValueError(f"a grader named {name!r} exists already ({'.'.join(_origin(known))}): choose another name")
-        _factories[name] = factory
+        entry: GraderFactory = factory
+        _graders.add(name, entry)
         return factory
 
     return register
 
 
 def reward(name: str) -> Callable[[Reward], Reward]:
-    """Register a plain function `(problem, response) -> float | Score` as a grader.
+    """Register a function as a grader: `(problem, response) -> float | Score`, or one of TRL's shape (`rewards/trl_functions.py`).
 
-    It runs in the event loop, so it should be quick. A float > 0 counts as passed, any other as failed; an exception is an
-    infrastructure failure and gives no reward.
+    The former runs in the event loop, so it should be quick, or `async`. A number > 0 counts as passed, any other as failed; an
+    exception is an infrastructure failure and gives no reward.
     """
 
     def register(function: Reward) -> Reward:
-        def factory() -> Grader:
-            return FunctionGrader(function)
-
-        factory.__module__, factory.__qualname__ = function.__module__, function.__qualname__
-        grader(name)(factory)
+        _graders.add(name, reward_factory(function, name))
         return function
 
     return register
 
 
-class FunctionGrader:
-    """Grader around a reward function."""
-
-    def __init__(self, function: RewardFunction) -> None:
-        self._function = function
-
-    async def grade(self, problem: Problem, episode: Episode) -> Score:
-        result = self._function(problem, episode.response)
-        if isinstance(result, Score):
-            return result
-        value = float(result)
-        return Score(reward=value, status=ScoreStatus.OK if value > 0 else ScoreStatus.POLICY_FAIL)
-
-    async def close(self) -> None:
-        """Nothing to release."""
-
-
-def make_grader(name: str) -> Grader:
-    """A new grader. Raises ValueError that lists the known names."""
-    factory = _factories.get(name)
-    if factory is None:
-        close = get_close_matches(name, _factories, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known graders: {', '.join(known_graders())}"
-        raise ValueError(f"there is no grader named {name!r}; {hint}")
-    return factory()
+def make_grader(spec: str) -> Grader:
+    """A new grader for what `tasks.*.reward` says. Raises ValueError for a name, path or mix that is wrong."""
+    terms = parse_mix(spec)
+    graders = [_make_one(term.name) for term in terms]
+    if len(terms) == 1 and terms[0].weight == 1.0:
+        return graders[0]
+    return MixGrader(terms, graders)
 
 
 def known_graders() -> tuple[str, ...]:
-    """Registered names in order."""
-    return tuple(sorted(_factories))
+    """All names, sorted; those of installed distributions are not imported for it."""
+    return _graders.names()
 
 
-def _origin(factory: GraderFactory) -> tuple[str, str]:
-    return factory.__module__, getattr(factory, "__qualname__", type(factory).__qualname__)
+def _make_one(name: str) -> Grader:
+    if name.startswith(PREFIX):
+        return TrlNamedGrader(name.removeprefix(PREFIX))
+    return _graders.find(name)()
 
 
 grader("math")(MathGrader)
-grader("code")(CodeGrader)
+grader("math_python")(MathGrader)
+for _code_grader in (CodeGrader, CodeAttemptsGrader, CodeStdioGrader, CodePuzzleGrader, CodeClassGrader, CodeInputGrader):
+    grader(_code_grader.env)(_code_grader)
 grader("code_output")(CodeOutputGrader)
+grader("cwm_math")(cwm_math)
+grader("cwm_code")(cwm_code)
+grader("length")(LengthGrader)
+reward("think_format")(think_format)
+reward("box_format")(box_format)
+reward("code_format")(code_format)

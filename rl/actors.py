@@ -128,12 +128,14 @@ class RolloutActor:
 
     def __init__(self, context: ActorContext, generators: Sequence[GeneratorClient], writer: str) -> None:
         from environments.registry import load_plugins
+        from environments.sandbox.make import use_sandbox
         from rl.log.writer import RolloutWriter
         from rl.prompt import Renderer, load_tokenizer
         from rl.rollout import RolloutWorker
 
         config = context.config
         load_plugins(config.run.plugins)
+        use_sandbox(config.sandbox)
         self._writer = RolloutWriter(
             context.run_dir, run_id=context.run_id, attempt=context.attempt, writer=writer, tokens=config.log.tokens
         )

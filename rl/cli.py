@@ -1,6 +1,7 @@
 """The console command `rl`. Heavy modules are imported inside the command that needs them, so `rl --help` is instant.
 
-Exit status: 0 success, 1 the run (or a check of `rl doctor`) failed, 2 wrong usage or input, 130 interrupted.
+Exit status: 0 success, 1 the run (or a check of `rl doctor` or `rl env check`, or a verdict of `rl grade`) failed, 2 wrong usage or
+input, 130 interrupted.
 """
 
 import argparse
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.settings += rest
     command: Callable[[argparse.Namespace], int] = args.run_command
     try:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # `env: my_pkg.my_env:MyEnv` finds a package in the current folder, as it does in Ray's workers
         status = command(args)
         sys.stdout.flush()
         return status
@@ -67,6 +70,31 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", type=Path, metavar="PATH", help="model to evaluate instead of model.path")
     evaluate.add_argument("--samples", type=_positive, metavar="N", help="samples a problem instead of evaluation.samples")
     evaluate.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="repeat with these seeds (default: run.seed)")
+
+    grade = _command(commands, "grade", _grade, "score a file of responses with any grader")
+    grade.add_argument("--env", required=True, metavar="NAME", help="environment of the tasks: a name or a dotted path")
+    grade.add_argument("--reward", metavar="SPEC", help="reward or mix, such as 'math + 0.1*my_pkg:brevity' (default: the environment's)")
+    grade.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="JSON lines with id, prompt, and answer or tests")
+    grade.add_argument("--responses", required=True, type=Path, metavar="FILE", help="JSON lines with id, task_id and response")
+    grade.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file or module that registers names")
+
+    env = commands.add_parser(
+        "env", help="check an environment, or start a new one", description="For authors of environments.", epilog=EPILOG
+    )
+    env_commands = env.add_subparsers(dest="env_command", required=True, metavar="COMMAND")
+    check = _command(env_commands, "check", _env_check, "try an environment and its reward: resets, gold, cheats, leaks")
+    check.add_argument("target", metavar="TARGET", help="a name, a dotted path, or a plugin file: my_env.py or my_env.py:name")
+    check.add_argument("--reward", metavar="SPEC", help="reward or mix (default: the configuration's, else called like the environment)")
+    problems = check.add_mutually_exclusive_group()
+    problems.add_argument("--tasks", metavar="FILE", help="JSON lines with id, prompt, solution, and answer or tests")
+    problems.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="configuration with task sources of the environment"
+    )
+    check.add_argument("--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="most seconds of one call (default: 30)")
+
+    new = _command(env_commands, "new", _env_new, "write a small environment to start from")
+    new.add_argument("name", metavar="NAME", help="a Python name in small letters")
+    new.add_argument("--dir", type=Path, default=Path(), metavar="FOLDER", help="where to make the folder NAME (default: here)")
 
     sql = _command(commands, "sql", _sql, "query the log of a run with SQL")
     sql.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
@@ -136,6 +164,37 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+def _grade(args: argparse.Namespace) -> int:
+    from environments.registry import load_plugins
+    from rl.grade import Verdict, grade_file
+
+    def show(verdict: Verdict) -> None:
+        print(json.dumps(verdict.to_json(), allow_nan=False) if args.as_json else verdict.line(), flush=True)
+
+    load_plugins(args.plugin, field="--plugin")
+    summary = grade_file(env=args.env, reward=args.reward, tasks=args.tasks, responses=args.responses, on_verdict=show)
+    print(summary.line(), file=sys.stderr if args.as_json else sys.stdout)
+    return summary.exit_status
+
+
+def _env_check(args: argparse.Namespace) -> int:
+    from rl.authoring.check import check
+    from rl.authoring.records import Request
+
+    request = Request(target=args.target, reward=args.reward, tasks=args.tasks, config=tuple(args.config), timeout=args.timeout)
+    report = check(request)
+    print(json.dumps(report.to_json()) if args.as_json else report.text())
+    return 0 if report.ok else 1
+
+
+def _env_new(args: argparse.Namespace) -> int:
+    from rl.authoring.new import new_environment, next_steps
+
+    files = [str(file) for file in new_environment(args.name, folder=args.dir)]
+    print(json.dumps({"files": files}) if args.as_json else "\n".join([*files, "next:", next_steps(args.name, folder=args.dir)]))
+    return 0
+
+
 def _sql(args: argparse.Namespace) -> int:
     from rl.log.query import sql_command
 
@@ -175,6 +234,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and up to 3600")
+    return seconds
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from environments.sandbox.base import SandboxUnavailable
-from environments.sandbox.bubblewrap import Bubblewrap
+from environments.sandbox.base import Guard, SandboxUnavailable
+from environments.sandbox.make import make_sandbox
 from rl.plan import available_cores
 
 DISTRIBUTION = "codeworld-rl"
@@ -67,7 +67,7 @@ def check_machine(*, root: Path = Path(".")) -> list[Item]:
         *check_packages(declared_requirements()),
         check_torch(),
         *check_build_tools(),
-        check_sandbox(),
+        *check_sandbox(),
         check_docker(),
         *check_room(root),
     ]
@@ -138,19 +138,25 @@ def check_build_tools(which: Callable[[str], str | None] = shutil.which) -> Iter
     yield _program("ninja program", which("ninja") or (str(beside_python) if beside_python.is_file() else None), fix="pip install ninja")
 
 
-def check_sandbox() -> Item:
-    """Runs a program in the sandbox: the tools may be there while the kernel or a container forbids user namespaces."""
+def check_sandbox() -> Iterator[Item]:
+    """Runs a program in the sandbox (the tools may be there while the kernel or a container forbids user namespaces), then one
+    item a guard."""
     try:
-        sandbox = Bubblewrap(slots=1)
+        guards = asyncio.run(_guards())
     except SandboxUnavailable as error:
-        return Item(name="sandbox", state="unavailable", required=True, found="tools are missing", fix=str(error))
+        yield Item(name="sandbox", state="unavailable", required=True, found="does not start", fix=str(error))
+        return
+    yield Item(name="sandbox", state="on", required=True, found="runs a program")
+    for guard in guards:
+        yield Item(name=f"sandbox: {guard.name}", state=guard.state, required=False, found=guard.found, fix=guard.fix)
+
+
+async def _guards() -> tuple[Guard, ...]:
+    sandbox = make_sandbox(slots=1)
     try:
-        asyncio.run(sandbox.check())
-    except SandboxUnavailable as error:
-        return Item(name="sandbox", state="off", required=True, found="does not start", fix=str(error))
+        return await sandbox.guards()
     finally:
-        sandbox.close()
-    return Item(name="sandbox", state="on", required=True, found="bubblewrap runs a program")
+        await sandbox.close()
 
 
 def check_docker() -> Item:

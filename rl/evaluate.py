@@ -3,13 +3,13 @@
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
 from configs.schema import Config
 from environments.records import Problem
 from rewards.score import ScoreStatus
-from rl.log.metrics import wilson_interval
+from rl.log.metrics import ungraded_text, wilson_interval
 from rl.records import Sampling
 from rl.rollout import GroupJob, GroupOutcome
 
@@ -29,6 +29,10 @@ class PassRate:
     graded: int
     ungraded: int
     """Samples without a verdict: infrastructure failures, unusable references, prompts over the limit."""
+    infra: int = 0
+    """Of the ungraded: the infrastructure failed, again after the retries."""
+    ungradable: int = 0
+    """Of the ungraded: the reference cannot be used."""
 
     @property
     def value(self) -> float:
@@ -40,8 +44,13 @@ class PassRate:
         """95% Wilson score interval (Wilson 1927)."""
         return wilson_interval(self.passed, self.graded)
 
+    @property
+    def ungraded_text(self) -> str:
+        """The ungraded and why, for a person."""
+        return ungraded_text(self.ungraded, infra=self.infra, ungradable=self.ungradable)
+
     def __add__(self, other: "PassRate") -> "PassRate":
-        return PassRate(passed=self.passed + other.passed, graded=self.graded + other.graded, ungraded=self.ungraded + other.ungraded)
+        return PassRate(**{spec.name: getattr(self, spec.name) + getattr(other, spec.name) for spec in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +75,7 @@ class EvalReport:
         for name, rate in self.by_env.items():
             low, high = rate.interval
             lines.append(
-                f"  {name:<20} {rate.value:.3f}  [{low:.3f}, {high:.3f}]  {rate.passed}/{rate.graded} passed, {rate.ungraded} ungraded"
+                f"  {name:<20} {rate.value:.3f}  [{low:.3f}, {high:.3f}]  {rate.passed}/{rate.graded} passed, {rate.ungraded_text}"
             )
         return "\n".join(lines)
 
@@ -109,4 +118,10 @@ def _pass_rate(outcome: GroupOutcome) -> PassRate:
     statuses = [rollout.score.status for rollout in outcome.group.rollouts]
     passed = statuses.count(ScoreStatus.OK)
     graded = passed + statuses.count(ScoreStatus.POLICY_FAIL)
-    return PassRate(passed=passed, graded=graded, ungraded=len(statuses) - graded)
+    return PassRate(
+        passed=passed,
+        graded=graded,
+        ungraded=len(statuses) - graded,
+        infra=statuses.count(ScoreStatus.INFRA),
+        ungradable=statuses.count(ScoreStatus.UNGRADABLE),
+    )

@@ -11,10 +11,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from configs.schema import Config
+from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
-from rewards.registry import make_grader
 from rl.actors import ActorContext
 from rl.evaluate import EvalReport, PassRate, evaluate_heldout
+from rl.graders import check_rewards
 from rl.log.runs import RunPaths, prepare_run
 from rl.model import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, weight_bytes
@@ -71,6 +72,8 @@ class SeededReport:
                 "passed": pooled.passed,
                 "graded": pooled.graded,
                 "ungraded": pooled.ungraded,
+                "infra": pooled.infra,
+                "ungradable": pooled.ungradable,
             }
         return {"seeds": list(self.seeds), "sources": sources, "mean_tokens": fmean(report.mean_tokens for report in self.reports)}
 
@@ -79,7 +82,7 @@ class SeededReport:
         lines = [f"held-out pass rate over seeds {', '.join(map(str, self.seeds))} (95% interval)"]
         for name, (mean, low, high) in self.by_source.items():
             pooled = self.pooled(name)
-            lines.append(f"  {name:<20} {mean:.3f}  [{low:.3f}, {high:.3f}]  {pooled.passed}/{pooled.graded}, {pooled.ungraded} ungraded")
+            lines.append(f"  {name:<20} {mean:.3f}  [{low:.3f}, {high:.3f}]  {pooled.passed}/{pooled.graded}, {pooled.ungraded_text}")
         return "\n".join(lines)
 
 
@@ -95,8 +98,8 @@ def evaluate_command(config: Config, *, model_path: Path | None, samples: int | 
     mixture = build_tasks(config)
     if not mixture.heldout():
         raise ValueError("no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100")
-    for task in config.tasks.values():
-        make_grader(task.env)
+    use_sandbox(config.sandbox)
+    check_rewards(config.tasks)
     path = resolve_model(str(model_path) if model_path else config.model.path, gguf_file=None if model_path else config.model.gguf_file)
     sampling = make_sampling(config, load_tokenizer(path))
 

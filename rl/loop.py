@@ -32,7 +32,7 @@ from rl.buffer import Buffer, Rejection
 from rl.checkpoint import Checkpoints, LoopState, UnfinishedJob
 from rl.errors import PartDied, RunFailed
 from rl.evaluate import EvalReport, evaluate_heldout
-from rl.filters import DropReason
+from rl.filters import DropReason, ungraded
 from rl.records import Batch, Rollout, RolloutGroup, Sampling, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
 from rl.samples import to_samples
@@ -322,6 +322,7 @@ class Loop:
         for rejection in rejections:
             self._rejected += 1
             self._dropped[rejection.reason] += 1
+            self._dropped.update(reason.value for rollout in rejection.group.rollouts if (reason := ungraded(rollout)) is not None)
             self._note_barren_group()
 
     def _note_barren_group(self) -> None:

@@ -1,6 +1,7 @@
 """What a run tells the world: metrics, the learner's part of the rollout log, trackers, and the person at the terminal."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -8,6 +9,7 @@ from typing import Self
 from configs.schema import Config
 from rl.buffer import Rejection
 from rl.evaluate import EvalReport
+from rl.filters import DropReason
 from rl.log.metrics import EvalMetrics, MetricsWriter, summarize_step
 from rl.log.runs import RunIdentity, RunPaths
 from rl.log.writer import LearnerWriter
@@ -26,6 +28,7 @@ class RunObserver:
         self._trackers = make_trackers(config, run.root, restored_step=restored_step)
         self._progress = Progress(config.run.name, total_steps=config.run.steps)
         self._reports: list[EvalReport] = []
+        self._drops: Counter[str] = Counter()
         self._last = time.monotonic()
         self._log_seconds = 0.0
 
@@ -55,6 +58,7 @@ class RunObserver:
             weights_checksum=result.checksum,
         )
         self._last = now
+        self._drops.update(result.dropped)
         self._learner_log.write_step(
             train_step=result.step,
             groups=result.groups,
@@ -94,15 +98,18 @@ class RunObserver:
         self._learner_log.flush()
 
     def summary(self) -> list[str]:
-        """Held-out pass rates before and after, a line a task source."""
+        """Held-out pass rates before and after, a line a task source, and how many rollouts have no reward."""
+        counts = [f"{reason} {self._drops[reason]}" for reason in (DropReason.INFRA, DropReason.UNGRADABLE) if self._drops[reason]]
+        missing = [f"training rollouts without a reward: {', '.join(counts)}"] if counts else []
         if len(self._reports) < 2:
-            return []
+            return missing
         first, last = self._reports[0], self._reports[-1]
         return [
             f"{name}: held-out pass rate {first.by_env[name].value:.3f} at step {first.step} -> {rate.value:.3f} at step {last.step}"
+            + (f", {rate.ungraded_text}" if rate.ungraded else "")
             for name, rate in last.by_env.items()
             if name in first.by_env
-        ]
+        ] + missing
 
 
 def eval_metrics(report: EvalReport) -> list[EvalMetrics]:
@@ -116,6 +123,8 @@ def eval_metrics(report: EvalReport) -> list[EvalMetrics]:
             passed=rate.passed,
             graded=rate.graded,
             ungraded=rate.ungraded,
+            infra=rate.infra,
+            ungradable=rate.ungradable,
         )
         for name, rate in report.by_env.items()
     ]

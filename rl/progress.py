@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rl.log.metrics import EvalMetrics, StepMetrics
+from rl.log.metrics import EvalMetrics, StepMetrics, ungraded_text
 from rl.log.text import visible
 
 _ROWS = 10
@@ -170,7 +170,7 @@ def _plain_line(m: StepMetrics, total: int) -> str:
 
 def _eval_text(e: EvalMetrics) -> str:
     low, high = e.interval
-    missing = f", {e.ungraded} ungraded" if e.ungraded else ""
+    missing = f", {ungraded_text(e.ungraded, infra=e.infra, ungradable=e.ungradable)}" if e.ungraded else ""
     return f"{e.split} {e.source} at step {e.step}: {_number(e.pass_rate, '.3f')} [{low:.3f}, {high:.3f}] ({e.passed}/{e.graded}{missing})"
 
 

@@ -17,8 +17,8 @@ from configs.schema import Config
 from environments.protocol import Environment
 from environments.records import Episode, Message, Problem, StopReason
 from environments.registry import make_environment
-from rewards.registry import make_grader
-from rewards.score import Grader, Score, ScoreStatus
+from rewards.score import Score, ScoreStatus
+from rl.graders import Graders
 from rl.prompt import PrefixBroken, Renderer
 from rl.records import Completion, GenerateRequest, Rollout, RolloutGroup, Sampling, Turn, unbroken
 from rl.seeds import derive_seed
@@ -107,7 +107,7 @@ class RolloutWorker:
         self._renderer = renderer
         self._generators = generators
         self._write_group = write_group
-        self._graders: dict[str, Grader] = {}
+        self._graders = Graders(config.tasks)
 
     async def run_group(self, job: GroupJob) -> GroupOutcome:
         """Collect all samples of a job, write them to the log and return them."""
@@ -140,8 +140,7 @@ class RolloutWorker:
 
     async def close(self) -> None:
         """Close the graders."""
-        for grader in self._graders.values():
-            await grader.close()
+        await self._graders.close()
 
     async def _release(self, client: GeneratorClient, episodes: Sequence[str]) -> None:
         """In lockstep the next requests of all others wait for these episodes, which will not ask again."""
@@ -262,13 +261,11 @@ class RolloutWorker:
             messages=tuple(trajectory.messages),
             stop_reason=trajectory.stop_reason or StopReason.DONE,
             n_sampled_tokens=sum(len(turn.completion.token_ids_T) for turn in trajectory.turns),
+            policy_version=job.dispatch_version,
         )
         started = time.monotonic()
         try:
-            grader = self._graders.get(job.problem.task.env)
-            if grader is None:
-                grader = self._graders[job.problem.task.env] = make_grader(job.problem.task.env)
-            score = await grader.grade(job.problem, episode)
+            score = await self._graders.of(job.problem).grade(job.problem, episode)
         except Exception as error:
             trajectory.error = error
             score = Score(reward=None, status=ScoreStatus.INFRA, reason=f"{type(error).__name__}: {error}"[:500])

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from configs.load import dump_config
 from configs.schema import Config
+from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
-from rewards.registry import make_grader
 from rl.actors import ActorContext
 from rl.buffer import Buffer
 from rl.checkpoint import Checkpoints, LoopState
 from rl.filters import get_door, put_door, unfit_rollout
+from rl.graders import check_rewards
 from rl.log.runs import RunIdentity, RunPaths, prepare_run
 from rl.loop import Loop
 from rl.model import resolve_model
@@ -36,8 +37,8 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
     plan = make_plan(config)
     config = _with_absolute_paths(config)
     mixture = build_tasks(config)
-    for task in config.tasks.values():
-        make_grader(task.env)
+    use_sandbox(config.sandbox)
+    check_rewards(config.tasks)
     model_path = resolve_model(config.model.path, gguf_file=config.model.gguf_file)
     tokenizer = load_tokenizer(model_path)
     sampling = make_sampling(config, tokenizer)

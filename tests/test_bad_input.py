@@ -11,6 +11,7 @@ from rl.log.runs import prepare_run
 from tests.ring import make_tiny_model, write_config
 
 Change = dict[str, dict[str, object]]
+DIGITS = {"kind": "programs", "env": "digits", "options": {"kind": "addition"}}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
         ({"sampling": {"top_p": 0}}, ["sampling.top_p", "0"]),
         ({"sampling": {"stop_tokens": ["two tokens"]}}, ["sampling.stop_tokens", "two tokens"]),
         ({"tasks": {"digits": {"kind": "programs", "env": "digitz", "options": {"kind": "addition"}}}}, ["digitz", "digits"]),
+        ({"tasks": {"digits": {**DIGITS, "reward": "digits + 0*math"}}}, ["tasks.digits.reward", "position 10", "weight of 0"]),
+        ({"tasks": {"digits": {**DIGITS, "reward": "no_such_pkg:reward"}}}, ["tasks.digits.reward", "cannot import no_such_pkg"]),
+        ({"tasks": {"digits": {**DIGITS, "env": "no_such_pkg:Env", "reward": "math"}}}, ["tasks.digits.env", "cannot import no_such_pkg"]),
+        ({"tasks": {"digits": {**DIGITS, "env": "my_pkg:Env"}}}, ["tasks.digits", "reward is not set", "my_pkg:my_reward"]),
         ({"tasks": {"rows": {"kind": "jsonl", "env": "math", "path": "missing.jsonl"}}}, ["missing.jsonl"]),
         ({"tasks": {"rows": {"kind": "jsonl", "env": "math"}}}, ["path"]),
         ({"run": {"plugins": ["no_such_plugin.py"]}}, ["no_such_plugin.py"]),

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,17 @@ import environments.registry
 import rewards.registry
 from configs.load import load_config
 from configs.schema import Checked, Config, ObjectiveConfig
-from environments.records import Episode, Message, StopReason
+from environments.lookup import load_dotted
+from environments.records import Episode, Message, Problem, StopReason, Task
+from environments.registry import ENVIRONMENT_GROUP, SOURCE_GROUP, load_plugins
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
-from rewards.registry import make_grader
+from rewards.registry import REWARD_GROUP, make_grader
 from rewards.score import ScoreStatus
+from rl.authoring.probes import PROBES
+from rl.authoring.records import RULE_NAMES
 from rl.cli import main
+from rl.graders import check_rewards
 from rl.log.query import RunLog
 from rl.loss import _RECIPES
 from tests.ring import DEADLINE, ROOT, make_tiny_model, metrics
@@ -39,8 +45,9 @@ pytestmark = pytest.mark.timeout(600)
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
-LANGUAGES = ("bash", "yaml", "python", "json", "text")
-RECORDED = {"quickstart.png", "quickstart.md", "smollm2_svamp.md", "benchmarks.md"}
+LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
+COMMAND_NAMES = ("train", "eval", "grade", "env", "sql", "show", "plot", "doctor")
+RECORDED = {"benchmarks.md", "graders.md", "math.md", "quickstart.md", "quickstart.png", "sandbox.md", "smollm2_svamp.md"}
 """Of docs/results: written when a run is recorded."""
 
 TINY_RUN = ("run.steps=2", "model.path=models/my-model", "rollout.prompts_per_step=8", "rollout.samples_per_prompt=4", "rollout.timeout=90")
@@ -56,6 +63,7 @@ RUN = {
 """Run for real, with the overrides that make them small."""
 CHECKED = {
     "rl train examples/plain_number.yaml --dry-run": "starts nothing",
+    "rl train my_sums/my_sums.yaml": "tests/test_env_new.py trains it",
     "rl train my.yaml --dry-run": "starts nothing",
     "rl train my.yaml rollout.max_staleness=2 learner.betas=[0.9,0.99] --dry-run": "starts nothing",
     "rl train my.yaml": "its data and tasks are built below; another run of the ring would show nothing new",
@@ -64,7 +72,18 @@ CHECKED = {
     "rl train my.yaml run.steps=400 rollout.workers=2 --resume": "tests/test_ring.py resumes runs",
 }
 """Run with --dry-run only, and why."""
+ANSWERED = {
+    "rl env check my_sums/my_sums.py --config my_sums/my_sums.yaml": "all rules hold",
+    "rl env check my_pkg.my_env:PlanFirst --reward math": "all rules hold",
+    "rl env check math": "all rules hold",
+    "rl grade --env math --tasks data/tasks.jsonl --responses data/responses.jsonl": "ok 1, policy_fail 1, infra 0, ungradable 0",
+    'rl grade --env math --reward "math + 0.1*my_pkg.rewards:brevity" --tasks data/tasks.jsonl --responses data/responses.jsonl --json': (
+        '"my_pkg.rewards:brevity": {"value": -0.0'
+    ),
+}
+"""Run for real, and what they print."""
 NOT_RUN = {
+    "rl env new my_sums": "the workspace is made with it",
     "make quickstart": "trains for minutes; .ci/run calls it",
     "make test": "runs these tests; .ci/run calls it",
     "source .venv/bin/activate": "only puts rl on the path; the tests call the rl next to their interpreter",
@@ -155,6 +174,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(fence.text)
     make_tiny_model(folder / "models" / "my-model")
+    rl("env", "new", "my_sums", cwd=folder)
     return folder
 
 
@@ -173,14 +193,14 @@ def trained(workspace: Path) -> Path:
 
 @pytest.mark.parametrize(("where", "command"), COMMANDS, ids=[where for where, _ in COMMANDS])
 def test_every_command_has_a_test(where: str, command: str) -> None:
-    known = [command in table for table in (RUN, CHECKED, NOT_RUN)]
+    known = [command in table for table in (RUN, CHECKED, ANSWERED, NOT_RUN)]
     if re.match(r"rl (sql|show|plot|doctor)\b", command):
         return
     assert sum(known) == 1, f"{where}: add {command!r} to one of the tables of this file: run it, or say why not"
 
 
 def test_the_tables_hold_nothing_that_is_gone() -> None:
-    assert {*RUN, *CHECKED, *NOT_RUN} <= {command for _, command in COMMANDS}
+    assert {*RUN, *CHECKED, *ANSWERED, *NOT_RUN} <= {command for _, command in COMMANDS}
 
 
 LOG_COMMANDS = [(where, command) for where, command in COMMANDS if re.match(r"rl (sql|show|plot)\b", command)]
@@ -205,6 +225,11 @@ def test_training_commands_load(command: str, workspace: Path, monkeypatch: pyte
     words = words[words.index("rl") + 1 :]
     assert main([*words, *(["--dry-run"] if "--dry-run" not in words else [])]) == 0
     assert "# plan" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ANSWERED)
+def test_commands_for_authors_answer(command: str, workspace: Path) -> None:
+    assert ANSWERED[command] in rl(*shlex.split(command)[1:], cwd=workspace)
 
 
 def test_doctor_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +282,9 @@ def test_training_joins_a_ray_cluster_of_two_nodes(workspace: Path, tmp_path: Pa
 @pytest.mark.parametrize("fence", FENCES, ids=lambda fence: fence.where)
 def test_fences_say_what_they_are(fence: Fence) -> None:
     assert fence.language in LANGUAGES, f"{fence.where}: write one of {', '.join(LANGUAGES)} behind the backticks"
-    assert fence.title or fence.language not in ("python", "json"), f"{fence.where}: name its file, so that it is tested: title=name.py"
+    assert fence.title or fence.language not in ("python", "json", "toml"), (
+        f"{fence.where}: name its file, so that it is tested: title=name.py"
+    )
     assert fence.language != "text" or not re.search(r"^\s*\$?\s*(rl|make|pip|ray) ", fence.text, re.M), f"{fence.where}: commands are bash"
 
 
@@ -275,8 +302,9 @@ def test_the_readme_shows_the_example_as_it_is() -> None:
 @pytest.fixture
 def fresh_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plugins of the documents are forgotten after the test."""
-    for module, name in ((environments.registry, "_environments"), (environments.registry, "_sources"), (rewards.registry, "_factories")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    for registry in (environments.registry._environments, environments.registry._sources, rewards.registry._graders):
+        monkeypatch.setattr(registry, "entries", dict(registry.entries))
+        monkeypatch.setattr(registry, "_found", {})
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -306,11 +334,34 @@ YAML_FENCES = [fence for fence in FENCES if fence.language == "yaml"]
 @pytest.mark.usefixtures("fresh_registries")
 def test_configurations_load_and_make_tasks(fence: Fence, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
+    monkeypatch.syspath_prepend(str(workspace))
     config = load_snippet(fence, workspace)
     mixture = build(config)
+    check_rewards(config.tasks)
     drawn = [mixture.at(index) for index in range(40)]
     assert {problem.source for problem in drawn} == set(config.tasks)
     assert all(problem.task.prompt[-1].content for problem in drawn)
+
+
+def test_the_documented_code_rows_can_be_solved(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    (fence,) = (fence for fence in YAML_FENCES if "puzzles:" in fence.text and "code_puzzle" in fence.text)
+    mixture = build(load_snippet(fence, workspace))
+    problems = {problem.source: problem for problem in map(mixture.at, range(80)) if problem.task.env.startswith("code")}
+    assert {"calls", "asserts", "stdio", "puzzles", "classes", "inputs", "attempts"} <= problems.keys()
+    for problem in problems.values():
+        block = problem.reference.get("reference") or problem.reference.get("answer") or problem.reference["solution"]
+        reply = Message(role="assistant", content=f"```\n{block}\n```" if "```" not in block else block)
+        episode = Episode(messages=(reply,), stop_reason=StopReason.DONE, n_sampled_tokens=1)
+
+        async def grade(problem: Any = problem, episode: Episode = episode) -> Any:
+            grader = make_grader(problem.task.env)
+            try:
+                return await grader.grade(problem, episode)
+            finally:
+                await grader.close()
+
+        assert asyncio.run(grade()).status is ScoreStatus.OK, problem.source
 
 
 def test_the_readmes_prompt_is_what_it_says(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,19 +373,56 @@ def test_the_readmes_prompt_is_what_it_says(workspace: Path, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("fresh_registries")
-def test_the_plugins_of_the_documents_work(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_of_the_documents_works(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
-    (fence,) = (fence for fence in YAML_FENCES if "squares.py" in fence.text)
-    problem = next(p for p in map(build(load_snippet(fence, workspace)).at, range(40)) if p.source == "squares")
+    monkeypatch.syspath_prepend(str(workspace))
+    (fence,) = (fence for fence in YAML_FENCES if "squares:" in fence.text)
+    config = load_snippet(fence, workspace)
+    problem = next(p for p in map(build(config).at, range(40)) if p.source == "squares")
 
-    def grade(response: str) -> Any:
+    def grade(response: str, reward: str) -> Any:
         messages = (*problem.task.prompt, Message(role="assistant", content=response))
         episode = Episode(messages=messages, stop_reason=StopReason.DONE, n_sampled_tokens=1)
-        return asyncio.run(make_grader("short_answer").grade(problem, episode))
+        return asyncio.run(make_grader(reward).grade(problem, episode))
 
-    right, wrong = grade(str(problem.reference["answer"])), grade("no idea, sorry")
+    reward = config.tasks["squares"].reward
+    assert reward is not None
+    right, wrong = grade(str(problem.reference["answer"]), reward), grade("no idea, sorry", reward)
     assert (right.status, wrong.status) == (ScoreStatus.OK, ScoreStatus.POLICY_FAIL)
-    assert right.reward > 0.9 > 0 > wrong.reward
+    assert right.reward > 0 > wrong.reward
+    assert [grade(text, "my_pkg.rewards:says_please").reward for text in ("Please!", "no")] == [1.0, 0.0]
+
+
+def test_the_entry_points_of_the_documents_lead_somewhere(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(workspace))
+    (fence,) = (fence for fence in FENCES if fence.language == "toml")
+    groups = tomllib.loads(fence.text)["project"]["entry-points"]
+    assert set(groups) == {ENVIRONMENT_GROUP, SOURCE_GROUP, REWARD_GROUP}
+    assert all(callable(load_dotted(path, what=group)) for group, points in groups.items() for path in points.values())
+
+
+def test_the_rules_of_the_check_are_all_told() -> None:
+    text = (ROOT / "docs/environments.md").read_text()
+    assert [name for name in re.findall(r"^\| `(\w+)` \|", text, re.M) if name in RULE_NAMES] == list(RULE_NAMES)
+    assert f"one of {len(PROBES)} cheats" in text
+
+
+@pytest.mark.usefixtures("fresh_registries")
+def test_the_length_schedule_of_the_documents_works(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    load_plugins(["short_length.py"])
+    problem = Problem(task=Task(id="t", env="math", prompt=()), reference={}, source="test")
+    for tokens, reward in ((200, 1.0), (228, 0.0), (256, -1.0)):
+        episode = Episode(messages=(), stop_reason=StopReason.DONE, n_sampled_tokens=tokens, policy_version=5000)
+        assert asyncio.run(make_grader("short_length").grade(problem, episode)).reward == reward
+
+
+def test_the_sandbox_pages_program_runs(workspace: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "run_a_program.py"], cwd=workspace, env=environment, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -376,7 +464,9 @@ def test_files_keys_and_commands_in_the_text_exist() -> None:
             key = re.sub(r"^tasks\.\w+\.", "tasks.*.", match[1])
             assert key in keys or span.endswith((".json", ".yaml", ".log", ".py")), f"{document.name}: there is no setting {key}"
         elif match := re.match(r"rl ([a-z]+)", span):
-            assert match[1] in ("train", "eval", "sql", "show", "plot", "doctor"), f"{document.name}: there is no command {span}"
+            assert match[1] in ("train", "eval", "grade", "env", "sql", "show", "plot", "doctor"), (
+                f"{document.name}: there is no command {span}"
+            )
 
 
 def test_the_table_of_settings_is_the_schema() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import environments.sandbox.make
 import rl.doctor
-from environments.sandbox.base import SandboxUnavailable
-from environments.sandbox.bubblewrap import Bubblewrap
+from configs.schema import SandboxConfig
 from rl.doctor import (
     Item,
     check_build_tools,
@@ -53,17 +53,18 @@ def test_missing_build_tools_say_what_to_install() -> None:
     assert [(item.state, item.found) for item in there] == [("on", "/opt/g++"), ("on", "/opt/ninja")]
 
 
-def test_sandbox_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_sandbox().state == "on"
+def test_sandbox_is_tried() -> None:
+    sandbox, *guards = check_sandbox()
+    assert (sandbox.name, sandbox.state, sandbox.required) == ("sandbox", "on", True)
+    assert {"sandbox: kind", "sandbox: namespaces", "sandbox: own uid", "sandbox: system-call filter"} <= {guard.name for guard in guards}
 
-    async def refuse(self: Bubblewrap) -> None:
-        raise SandboxUnavailable("namespaces are forbidden here")
 
-    monkeypatch.setattr(Bubblewrap, "check", refuse)
-    assert check_sandbox() == Item(name="sandbox", state="off", required=True, found="does not start", fix="namespaces are forbidden here")
-    monkeypatch.setenv("PATH", "/nonexistent")
-    assert check_sandbox().state == "unavailable"
-    assert "apt-get install bubblewrap" in check_sandbox().fix
+def test_sandbox_that_cannot_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environments.sandbox.make, "_config", SandboxConfig(kind="bubblewrap"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (sandbox,) = check_sandbox()
+    assert sandbox.state == "unavailable"
+    assert "apt-get install bubblewrap" in sandbox.fix
 
 
 def test_torch_reports_threads() -> None:

@@ -24,7 +24,7 @@ def task(env: str) -> Task:
     return Task(id="t", env=env, prompt=(Message(role="system", content="s"), Message(role="user", content="1+1=")))
 
 
-@pytest.mark.parametrize("name", ["math", "code", "code_output"])
+@pytest.mark.parametrize("name", ["math", "code", "code_stdio", "code_puzzle", "code_class", "code_input", "code_output"])
 def test_builtin_environments_show_the_prompt_and_end_at_the_first_reply(name: str) -> None:
     async def episode() -> tuple[tuple[Message, ...], StepResult]:
         env = make_environment(task(name))
@@ -40,7 +40,9 @@ def test_builtin_environments_show_the_prompt_and_end_at_the_first_reply(name: s
 
 
 def test_unknown_environment_names_the_nearest_and_all_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown environment 'maths'; did you mean 'math'\? known: .*code, code_output") as caught:
+    with pytest.raises(
+        ValueError, match=r"unknown environment 'maths'; did you mean 'math'\? known: .*code, code_attempts, .*code_output"
+    ) as caught:
         make_environment(task("maths"))
     assert "math" in str(caught.value)
     with pytest.raises(ValueError, match="'zzz'; known: "):

@@ -17,12 +17,12 @@ OWNERS = {
     "omegaconf": r"configs/load.py configs/schema.py",
     "ray": "rl/placement.py",
     "deepspeed": "rl/learner.py",
-    "trl": "rl/warm_start.py",
+    "trl": "rl/warm_start.py rewards/trl_worker.py",
     "duckdb": "rl/log/query.py",
     "matplotlib": "rl/log/plot.py",
     "wandb": "rl/trackers.py",
     "tensorboard": "rl/trackers.py",
-    "docker": "",
+    "docker": "environments/sandbox/docker.py",
     "vllm": "",
 }
 """Library: the files that may import it, separated by spaces."""

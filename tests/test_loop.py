@@ -1,6 +1,7 @@
 """The ring with real buffer, advantages and batches, and fakes that force an order of events."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,14 @@ def test_zero_variance_groups_are_skipped_counted_and_do_not_stall(tmp_path: Pat
     first = ring.observer.steps[0]
     assert {sample.group_index for sample in first.samples} == {1}
     assert len(ring.observer.steps) == 2
+
+
+def test_rollouts_without_a_reward_are_counted_when_their_group_is_rejected_too(tmp_path: Path) -> None:
+    rewards = {0: (None, None), 1: (1.0, None, -1.0)}
+    ring = Ring(make_config(steps=2), tmp_path, rewards=lambda job: rewards.get(job.index, (1.0, -1.0)))
+    ring.run()
+    dropped = sum((result.dropped for result in ring.observer.steps), Counter())
+    assert (dropped["infra"], dropped["too_few_graded"]) == (3, 1)
 
 
 def test_resampling_replaces_rejected_groups(tmp_path: Path) -> None:

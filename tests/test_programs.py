@@ -11,7 +11,7 @@ import pytest
 from configs.schema import TaskConfig
 from environments.sources.programs import KINDS, ProgramSource
 from environments.sources.straight_line import VARIABLES
-from rewards.extract import last_box, only_fenced_block
+from rewards.extract import only_box, only_fenced_block
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -137,7 +137,7 @@ def test_arithmetic_answers_are_right(kind: str, options: dict[str, Any]) -> Non
     assert all(text.endswith("=") for text in questions)
     answers = python("\n".join(f"print({text[:-1]})" for text in questions)).split()
     assert [problem.reference["answer"] for problem in problems] == answers
-    assert [last_box(problem.reference["solution"]) for problem in problems] == answers
+    assert [only_box(problem.reference["solution"]) for problem in problems] == answers
     operands = [int(operand) for text in questions for operand in re.findall(r"\d+", text)]
     assert options.get("min_operand", 0) == min(operands) and max(operands) == options.get("max_operand", 9)
     assert {len(re.findall(r"\d+", text)) for text in questions} == {options.get("terms", 2)}

@@ -40,7 +40,9 @@ def test_plain_output_is_one_line_a_step() -> None:
     with Progress("quick", total_steps=5, console=console) as progress:
         progress.step(make_metrics(1))
         progress.step(make_metrics(2, reward_mean=float("nan"), drops={}))
-        progress.evaluated(EvalMetrics(step=2, time=0.0, split="heldout", source="sums", passed=8, graded=10, ungraded=1))
+        progress.evaluated(
+            EvalMetrics(step=2, time=0.0, split="heldout", source="sums", passed=8, graded=10, ungraded=4, infra=2, ungradable=1)
+        )
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     for expected in (
@@ -55,7 +57,7 @@ def test_plain_output_is_one_line_a_step() -> None:
     ):
         assert expected in lines[0]
     assert "reward -" in lines[1] and "drops" not in lines[1]
-    assert lines[2] == "heldout sums at step 2: 0.800 [0.490, 0.943] (8/10, 1 ungraded)"
+    assert lines[2] == "heldout sums at step 2: 0.800 [0.490, 0.943] (8/10, 4 ungraded (infra 2, ungradable 1, prompt too long 1))"
 
 
 def test_the_heartbeat_says_why_and_for_how_long_without_flooding() -> None:

@@ -1,6 +1,7 @@
 """The rollout worker with real environments, graders and tokenizer, and a generator that says what a test wants."""
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -275,3 +276,24 @@ def test_lockstep_goes_on_after_an_infrastructure_failure(tokenizer: ChatTokeniz
     outcome = run_in_lockstep(make_problem(env="test-flaky"), config=config, tokenizer=tokenizer)
     assert outcome.group is not None
     assert [rollout.score.status for rollout in outcome.group.rollouts] == [ScoreStatus.OK] * 3
+
+
+_judged: list[str] = []
+
+
+@reward("test-judge")
+def judge(problem: Problem, response: str) -> float:
+    _judged.append(response)
+    if _judged.count(response) < 2:
+        raise OSError("the judge is away")
+    return 2.0
+
+
+def test_the_task_sources_reward_grades_and_its_failures_are_repeated(tokenizer: ChatTokenizer) -> None:
+    base = make_config(retries=1)
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: f"reply {episode[-1]}")
+    for reward_spec, n_judged in (("test-judge", 6), (None, 6)):
+        tasks = {"fake": dataclasses.replace(base.tasks["fake"], reward=reward_spec)}
+        outcome, _ = run_group(tokenizer, generator, make_problem(), config=dataclasses.replace(base, tasks=tasks))
+        assert outcome.group is not None and len(_judged) == n_judged, "each reply once again"
+        assert [r.score.reward for r in outcome.group.rollouts] == [2.0 if reward_spec else -1.0] * 3

@@ -1,6 +1,7 @@
 """From a run's configuration to its mixture of tasks."""
 
 from configs.schema import Config, TaskConfig
+from environments.lookup import is_dotted
 from environments.registry import check_environment, load_plugins, plugin_source
 from environments.sources.base import ProblemSource
 from environments.sources.hf import HfSource
@@ -42,6 +43,7 @@ def build_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:
         try:
             factory = plugin_source(config.path or "")
         except ValueError as error:
-            raise ValueError(f"tasks.{name}.path: {error}; run.plugins must name the file that registers it") from None
+            hint = "" if is_dotted(config.path or "") else "; run.plugins must name the file that registers it"
+            raise ValueError(f"tasks.{name}.path: {error}{hint}") from None
         return factory(name, config=config, seed=seed)
     raise ValueError(f"tasks.{name}.kind is {config.kind!r}; it must be jsonl, hf, reasoning_gym, programs or plugin")

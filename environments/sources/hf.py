@@ -1,13 +1,14 @@
 """Hugging Face data sets: by name from the hub, from a folder, or from a single data file."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.schema import TaskConfig
 from environments.records import Problem
 from environments.registry import unknown
+from environments.sources.code_rows import CODE_ENVS
 from environments.sources.options import read_options
 from environments.sources.rows import RowMapper
 
@@ -33,9 +34,11 @@ class HfSource:
     def __init__(self, name: str, *, config: TaskConfig) -> None:
         """Raises ValueError when the data set cannot be found or is empty, and for the first row that cannot be used."""
         assert config.path, "TaskConfig refuses kind=hf without a path"
-        options = read_options(HubOptions, config.options, where=f"tasks.{name}.options")
+        hub_names = frozenset(spec.name for spec in fields(HubOptions))
+        hub_options = {key: value for key, value in config.options.items() if key in hub_names or config.env not in CODE_ENVS}
+        options = read_options(HubOptions, hub_options, where=f"tasks.{name}.options")
         self._label = f"{config.path}[{config.split}]"
-        self._mapper = RowMapper.of(name, config=config)
+        self._mapper = RowMapper.of(name, config=config, own_options=hub_names)
         self._rows = _load(name, config=config, options=options)
         self._size = min(len(self._rows), config.limit or len(self._rows))
         if self._size == 0:

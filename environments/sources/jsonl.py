@@ -1,5 +1,6 @@
 """JSON lines: one object a line, read and checked whole before a run starts."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from configs.schema import TaskConfig
 from environments.records import Json, Problem
 from environments.sources.rows import RowMapper
+
+MAX_LINE_BYTES = 64 << 20
 
 
 class JsonlSource:
@@ -43,18 +46,27 @@ class JsonlSource:
         return self._problems[index]
 
 
-def read_rows(path: Path, *, field: str) -> Iterator[tuple[int, dict[str, Json]]]:
-    """Yield (line number from 1, object) for every line that is not blank; `field` names the setting in errors."""
+def read_rows(path: Path, *, field: str, lone_surrogates: bool = False) -> Iterator[tuple[int, dict[str, Json]]]:
+    """Yield (line number from 1, object) for every line that is not blank; one line is held at a time.
+
+    `field` names the setting in errors. `lone_surrogates`: let texts hold them, which can be neither tokenized nor stored.
+    Raises ValueError that names file and line.
+    """
     try:
         with path.open("rb") as file:
-            for line, raw in enumerate(file, start=1):
+            for line in itertools.count(1):
+                raw = file.readline(MAX_LINE_BYTES + 1)
+                if not raw:
+                    return
+                if len(raw) > MAX_LINE_BYTES:
+                    raise ValueError(f"{path}:{line}: the line is longer than {MAX_LINE_BYTES >> 20} MiB")
                 if raw.strip():
-                    yield line, _parse(raw, where=f"{path}:{line}")
+                    yield line, _parse(raw, where=f"{path}:{line}", lone_surrogates=lone_surrogates)
     except OSError as error:
         raise ValueError(f"{field}: cannot read {path}: {error.strerror}") from error
 
 
-def _parse(raw: bytes, *, where: str) -> dict[str, Json]:
+def _parse(raw: bytes, *, where: str, lone_surrogates: bool) -> dict[str, Json]:
     try:
         # without its line end, so that an error at the end of the line has a column of this line
         text = raw.decode("utf-8-sig" if where.endswith(":1") else "utf-8").rstrip("\r\n")
@@ -62,7 +74,9 @@ def _parse(raw: bytes, *, where: str) -> dict[str, Json]:
         raise ValueError(f"{where}:{error.start + 1}: not UTF-8 text ({error.reason})") from None
     try:
         row = json.loads(text, parse_constant=_refuse_constant)
-        if "\\ud" in text.lower():  # an escaped lone surrogate is valid JSON but can be neither tokenized nor stored
+        if (
+            not lone_surrogates and "\\ud" in text.lower()
+        ):  # an escaped lone surrogate is valid JSON but can be neither tokenized nor stored
             json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}:{error.colno}: not valid JSON: {error.msg}") from None

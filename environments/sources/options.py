@@ -17,9 +17,12 @@ def read_options(cls: type[OptionsT], options: Mapping[str, Any], *, where: str)
     """
     specs = {spec.name: spec for spec in fields(cls)}  # type: ignore[arg-type]  # every options class is a dataclass
     types = get_type_hints(cls)
+    options = dict(options)
     for key, value in options.items():
         if key not in specs:
             raise ValueError(f"{where}: {unknown('option', str(key), specs)}")
+        if types[key] is float and type(value) is int:
+            value = options[key] = float(value)
         # bool is a subclass of int, so isinstance would let `lines: true` pass
         if type(value) is not types[key]:
             raise ValueError(f"{where}.{key} is {value!r}; it must be of type {types[key].__name__}")

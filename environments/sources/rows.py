@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from configs.schema import TaskConfig
 from environments.records import Json, Message, Problem, Task
 from environments.registry import unknown
+from environments.sources.code_rows import CODE_ENVS, CodeOptions, code_payload, code_reference
+from environments.sources.options import read_options
 
 HIDDEN_FIELDS = ("answer", "tests", "check", "solution", "expected", "reference")
 """Fields that go to the grader and may not appear in a prompt."""
-ANSWER_ENVS = ("math", "code_output")
+ANSWER_ENVS = ("math", "math_python", "code_output")
 """Environments whose graders compare with `reference['answer']`."""
 
 
@@ -72,10 +74,18 @@ class RowMapper:
     id_field: str
     solution: PromptTemplate | None
     """Makes `reference['solution']`; None keeps the row's own."""
+    code_options: CodeOptions
+    """Of the code environments."""
+    columns: tuple[str, ...] = ()
+    """Fields that go to the grader as they are, as `reference['columns']`."""
 
     @classmethod
-    def of(cls, name: str, *, config: TaskConfig, generated: bool = False) -> "RowMapper":
-        """The mapper of source `name`. Generated rows name their fields themselves, so the configured names do not apply."""
+    def of(cls, name: str, *, config: TaskConfig, generated: bool = False, own_options: frozenset[str] = frozenset()) -> "RowMapper":
+        """The mapper of source `name`. Generated rows name their fields themselves, so the configured names do not apply.
+
+        `own_options`: options that belong to the source, not to its rows.
+        """
+        about_rows = {} if generated or config.env not in CODE_ENVS else {k: v for k, v in config.options.items() if k not in own_options}
         answer_field = "answer" if generated else config.answer_field
         hidden = (*HIDDEN_FIELDS, answer_field)
         return cls(
@@ -83,12 +93,14 @@ class RowMapper:
             env=config.env,
             template=PromptTemplate.parse(config.prompt, where=f"tasks.{name}.prompt", what="prompt", hidden=hidden),
             system=config.system,
+            columns=config.columns,
             answer_field=answer_field,
             id_field="id" if generated else config.id_field,
             # The ideal reply is never shown to the policy: it may use every field.
             solution=None
             if config.solution is None
             else PromptTemplate.parse(config.solution, where=f"tasks.{name}.solution", what="solution", hidden=()),
+            code_options=read_options(CodeOptions, about_rows, where=f"tasks.{name}.options"),
         )
 
     def problem(self, row: Mapping[str, Json], *, where: str, default_id: str) -> Problem:
@@ -98,9 +110,18 @@ class RowMapper:
         """
         prompt = [Message(role="system", content=self.system)] if self.system is not None else []
         prompt.append(Message(role="user", content=self.template.render(row, where=where)))
-        payload = {"entry_point": row["entry_point"]} if row.get("entry_point") is not None else {}
+        payload = code_payload(row, env=self.env, options=self.code_options, where=where)
         task = Task(id=self._id(row, where=where, default=default_id), env=self.env, prompt=tuple(prompt), payload=payload)
-        return Problem(task=task, reference=self._reference(row, where=where), source=self.source)
+        reference = self._reference(row, where=where)
+        if self.columns:
+            reference["columns"] = self._columns(row, where=where)
+        return Problem(task=task, reference=reference, source=self.source)
+
+    def _columns(self, row: Mapping[str, Json], *, where: str) -> dict[str, Json]:
+        for name in self.columns:
+            if name not in row:
+                raise ValueError(f"{where}: {unknown('field', name, row)} (asked for by tasks.{self.source}.columns)")
+        return {name: row[name] for name in self.columns}
 
     def _id(self, row: Mapping[str, Json], *, where: str, default: str) -> str:
         value = row.get(self.id_field)
@@ -125,11 +146,8 @@ class RowMapper:
             reference["answer"] = _answer_text(reference["answer"], where=f"{where}: field {self.answer_field!r}")
         if self.solution is not None:
             reference["solution"] = self.solution.render(row, where=where)
-        if self.env == "code":
-            reference["tests"] = _function_tests(reference.get("tests"), where=where)
-            name = reference.get("entry_point")
-            if not isinstance(name, str) or not name.isidentifier():
-                raise ValueError(f"{where}: field 'entry_point' is {name!r}; environment 'code' needs the name of the function to write")
+        if self.env in CODE_ENVS:
+            return code_reference(row, reference, env=self.env, options=self.code_options, where=where)
         return reference
 
 
@@ -140,20 +158,3 @@ def _answer_text(value: Json, *, where: str) -> str:
     if not text.strip():
         raise ValueError(f"{where} is empty; there would be nothing to compare with")
     return text
-
-
-def _function_tests(value: Json, *, where: str) -> list[dict[str, Json]]:
-    """Tests of environment `code`; a text is read as JSON, because columns of a data set have a single type."""
-    form = 'a list of {"args": [...], "expected": ...}'
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ValueError(f"{where}: field 'tests' is text that is not JSON; environment 'code' needs {form}") from None
-    if not isinstance(value, list) or not value:
-        found = "missing" if value is None else "empty" if value == [] else f"of type {type(value).__name__}"
-        raise ValueError(f"{where}: field 'tests' is {found}; environment 'code' needs {form}")
-    for number, test in enumerate(value):
-        if not isinstance(test, dict) or not isinstance(test.get("args"), list) or "expected" not in test:
-            raise ValueError(f"{where}: field 'tests', entry {number} is {str(test)[:80]}; environment 'code' needs {form}")
-    return value

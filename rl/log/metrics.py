@@ -81,6 +81,11 @@ class EvalMetrics:
     passed: int
     graded: int
     ungraded: int = 0
+    """Samples without a verdict: `infra`, `ungradable`, and prompts over the limit."""
+    infra: int = 0
+    """Of them: the infrastructure failed, again after the retries."""
+    ungradable: int = 0
+    """Of them: the reference cannot be used."""
 
     @property
     def pass_rate(self) -> float:
@@ -109,6 +114,13 @@ class Metrics:
     steps: tuple[StepMetrics, ...] = ()
     evals: tuple[EvalMetrics, ...] = ()
     attempts: tuple[Attempt, ...] = ()
+
+
+def ungraded_text(ungraded: int, *, infra: int, ungradable: int) -> str:
+    """How many samples have no verdict and why, for a person."""
+    others = {"infra": infra, "ungradable": ungradable, "prompt too long": ungraded - infra - ungradable}
+    why = ", ".join(f"{name} {count}" for name, count in others.items() if count)
+    return f"{ungraded} ungraded" + (f" ({why})" if why else "")
 
 
 def wilson_interval(passed: int, graded: int) -> tuple[float, float]:

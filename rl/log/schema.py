@@ -142,6 +142,8 @@ EVALS = pa.schema(
         pa.field("passed", pa.int64()),
         pa.field("graded", pa.int64()),
         pa.field("ungraded", pa.int64()),
+        pa.field("infra", pa.int64()),
+        pa.field("ungradable", pa.int64()),
         pa.field("pass_rate", pa.float64()),
         pa.field("low", pa.float64()),
         pa.field("high", pa.float64()),

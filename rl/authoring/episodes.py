@@ -1,0 +1,138 @@
+"""Plays episodes with given replies, and writes down what an environment or a reward did that they must not do."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from environments.protocol import Environment
+from environments.records import Episode, Message, Problem, StepResult, StopReason
+from rewards.registry import make_grader
+from rewards.score import Score
+from rl.authoring.records import Finding, Subject
+
+MAX_TURNS = 6
+T = TypeVar("T")
+
+
+class Broken(Exception):
+    """The call raised or took too long; the finding is written down."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Played:
+    """One episode."""
+
+    messages: tuple[Message, ...]
+    """All of them, in order."""
+    shown: tuple[Message, ...]
+    """Those that the environment said."""
+    score: Score | None
+    """None when it was not graded or broke."""
+
+    def told(self) -> list[list[str | None]]:
+        """What was said, as JSON values."""
+        return [[message.role, message.content, message.name] for message in self.messages]
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """Where episodes are played; one event loop, one grader."""
+
+    subject: Subject
+    timeout: float
+    at: Callable[[str], None]
+    """Told before every call, so that whoever watches knows where a process died or hangs."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._grader = make_grader(self.subject.reward)
+
+    async def play(self, problem: Problem, reply: str, *, label: str, graded: bool = True) -> Played:
+        """An episode in which the policy says `reply` in every turn. What goes wrong becomes findings, never an exception."""
+        where = f"{label}, problem {problem.task.id}"
+        messages: list[Message] = []
+        shown: list[Message] = []
+        environment: Environment | None = None
+        whole = False
+        try:
+            environment = await self._call(where, "the factory", self._make(problem))
+            opening = await self._call(where, "reset()", environment.reset())
+            shown += opening
+            messages += opening
+            await self._turns(where, environment, reply, messages=messages, shown=shown)
+            whole = True
+        except Broken:
+            pass
+        finally:
+            if environment is not None:
+                await self.close(environment, where=where)
+        score = await self._grade(where, problem, messages) if whole and graded else None
+        return Played(messages=tuple(messages), shown=tuple(shown), score=score)
+
+    async def opened(self, problem: Problem, *, label: str) -> tuple[Environment | None, tuple[Message, ...]]:
+        """An environment after `reset()` and its opening messages; the caller closes it."""
+        where = f"{label}, problem {problem.task.id}"
+        try:
+            environment = await self._call(where, "the factory", self._make(problem))
+            return environment, tuple(await self._call(where, "reset()", environment.reset()))
+        except Broken:
+            return None, ()
+
+    async def close(self, environment: Environment, *, where: str, rule: str = "exceptions") -> None:
+        """Close an environment."""
+        try:
+            await self._call(where, "close()", environment.close(), rule=rule)
+        except Broken:
+            return
+
+    async def end(self) -> None:
+        """Close the grader."""
+        await self._grader.close()
+
+    async def _make(self, problem: Problem) -> Environment:
+        return self.subject.factory(problem.task)
+
+    async def _turns(self, where: str, environment: Environment, reply: str, *, messages: list[Message], shown: list[Message]) -> None:
+        for _ in range(MAX_TURNS):
+            action = Message(role="assistant", content=reply)
+            messages.append(action)
+            result: StepResult = await self._call(where, "step()", environment.step(action))
+            if result.done:
+                return
+            messages += result.messages
+            shown += result.messages
+
+    async def _grade(self, where: str, problem: Problem, messages: list[Message]) -> Score | None:
+        episode = Episode(messages=tuple(messages), stop_reason=StopReason.DONE, n_sampled_tokens=0)
+        try:
+            return await self._call(where, "the reward", self._grader.grade(problem, episode))
+        except Broken:
+            return None
+
+    async def _call(self, where: str, what: str, call: Awaitable[T], *, rule: str = "exceptions") -> T:
+        """Await one call. Raises Broken once the finding is written down."""
+        self.at(f"{where}: {what}")
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self.timeout):
+                result = await call
+        except TimeoutError as error:
+            if time.monotonic() - started >= self.timeout:
+                self._slow(where, what)
+            else:
+                self._raised(where, what, error, rule)
+            raise Broken from None
+        except BaseException as error:  # SystemExit and its like would end a rollout worker
+            self._raised(where, what, error, rule)
+            raise Broken from None
+        if time.monotonic() - started > self.timeout:
+            self._slow(where, what)
+        return result
+
+    def _slow(self, where: str, what: str) -> None:
+        self.findings.append(Finding(rule="time_limits", text=f"{where}: {what} took more than {self.timeout:g} s"))
+
+    def _raised(self, where: str, what: str, error: BaseException, rule: str) -> None:
+        self.findings.append(Finding(rule=rule, text=f"{where}: {what} raised {type(error).__name__}: {str(error)[:200]}"))
