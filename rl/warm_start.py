@@ -21,6 +21,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from environments.records import Message
+from rl.host_memory import keep_freed_memory
 from rl.model import DTYPES, load_model, save_model
 from rl.prompt import ChatTokenizer, load_tokenizer
 
@@ -67,6 +68,7 @@ def warm_start(
     """
     if not examples:
         raise ValueError("warm_start: no examples; the configured tasks must have reference solutions")
+    keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="warm-start-") as scratch, _quiet():
         trainer, tokenizer = make_trainer(
             model_path,
