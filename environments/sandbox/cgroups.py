@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "codeworld-sandbox-"
+_LAG_BYTES = 8 << 20
 _REMOVE_SECONDS = 5.0
 _ABANDONED_SECONDS = 1.0
 """The processes of an owner that was killed just now are about to end too."""
@@ -87,13 +88,16 @@ class Group:
     def measure_base(self) -> None:
         """What the zygote itself occupies is no box's use."""
         if self._memory is not None:
-            self._base_bytes = int((self._memory / ("memory.usage_in_bytes" if self._version == 1 else "memory.current")).read_text())
+            self._base_bytes = self._usage()
             self._kills = self._oom_kills()
 
     def limit(self, *, memory_bytes: int, processes: int) -> None:
         """Set the limits of the next box. Raises OSError."""
         if self._memory is not None:
-            total = self._base_bytes + memory_bytes
+            # The kernel frees what it kept for dead processes some time after they are gone (150 MiB after a fork bomb, on a busy
+            # machine), and until then it counts here: that must not be the next program's loss.
+            lag = self._usage() - self._base_bytes
+            total = self._base_bytes + memory_bytes + (lag if lag > _LAG_BYTES else 0)
             names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if self._version == 1 else ("memory.max",)
             growing = total > self._set.get(names[0], 1 << 62)  # both begin without a limit
             for name in reversed(names) if growing else names:  # memory with swap may never be below memory
@@ -117,6 +121,10 @@ class Group:
             _remove(folder, seconds=_REMOVE_SECONDS)
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()  # the last one takes the owner's folder along
+
+    def _usage(self) -> int:
+        assert self._memory is not None
+        return int((self._memory / ("memory.usage_in_bytes" if self._version == 1 else "memory.current")).read_text())
 
     def _oom_kills(self) -> int:
         assert self._memory is not None
