@@ -10,6 +10,7 @@ Built-in: `math` and the code kinds, most of them single-turn: what tells those 
 entry points, and dotted paths, `package.module:Name`.
 """
 
+import asyncio
 import hashlib
 import importlib
 import importlib.util
@@ -24,6 +25,7 @@ from environments.lookup import unknown as unknown
 from environments.math_python import MathPython
 from environments.protocol import Environment
 from environments.records import Task
+from environments.shape import SHAPE, check_factory, check_object
 from environments.single_turn import SingleTurn
 from environments.sources.base import SourceFactory
 
@@ -146,6 +148,25 @@ def check_environment(name: str) -> None:
 def environment_factory(name: str) -> EnvironmentFactory:
     """What makes environments of that name. Raises ValueError as `check_environment`."""
     return _environments.find(name)
+
+
+def try_environment(task: Task) -> None:
+    """Make the environment of a task and close it again. Raises ValueError when `task.env` names something else, or it cannot be made."""
+    name, factory = task.env, _environments.find(task.env)
+    check_factory(name, factory)
+    try:
+        made = factory(task)
+    except Exception as error:
+        raise ValueError(f"environment {name!r} cannot be made for problem {task.id!r}: {type(error).__name__}: {error}; {SHAPE}") from error
+    check_object(name, made)
+    try:
+        asyncio.run(_close(made))
+    except Exception as error:
+        raise ValueError(f"environment {name!r}: close() without reset() raised {type(error).__name__}: {error}") from error
+
+
+async def _close(made: Environment) -> None:
+    await made.close()
 
 
 def environments_of(file: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from rl.log.runs import prepare_run
 from tests.ring import make_tiny_model, write_config
 
 Change = dict[str, dict[str, object]]
+BREAKERS = "tests.data.rule_breakers"
 DIGITS = {"kind": "programs", "env": "digits", "options": {"kind": "addition"}}
 
 
@@ -43,6 +44,16 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
         ({"tasks": {"rows": {"kind": "jsonl", "env": "math", "path": "missing.jsonl"}}}, ["missing.jsonl"]),
         ({"tasks": {"rows": {"kind": "jsonl", "env": "math"}}}, ["path"]),
         ({"run": {"plugins": ["no_such_plugin.py"]}}, ["no_such_plugin.py"]),
+        *(
+            ({"tasks": {"digits": {**DIGITS, "env": env, "reward": "math"}}}, ["tasks.digits.env", f"environment '{env}'", *says])
+            for env, says in (
+                (f"{BREAKERS}:adds", ["is no environment", "(task) -> object with async reset, step, close"]),
+                ("json:dumps", ["cannot be made for problem", "TypeError", "(task) -> object with async reset, step, close"]),
+                ("builtins:repr", ["is no environment", "it made a str without reset, step, close"]),
+                (f"{BREAKERS}:SyncStep", ["`step` of SyncStep must be `async def`"]),
+                (f"{BREAKERS}:NeedsMore", ["cannot be made for problem", "KeyError: 'level'"]),
+            )
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(

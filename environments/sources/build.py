@@ -2,7 +2,7 @@
 
 from configs.schema import Config, TaskConfig
 from environments.lookup import is_dotted
-from environments.registry import check_environment, load_plugins, plugin_source
+from environments.registry import check_environment, load_plugins, plugin_source, try_environment
 from environments.sources.base import ProblemSource
 from environments.sources.hf import HfSource
 from environments.sources.jsonl import JsonlSource
@@ -25,8 +25,19 @@ def build_tasks(config: Config) -> Mixture:
         except ValueError as error:
             raise ValueError(f"tasks.{name}.env: {error}") from None
         source = build_source(name, config=task, seed=config.run.seed)
+        if source.size != 0:  # the mixture refuses an empty one
+            _try_first(name, source)
         parts.append(MixturePart(name=name, source=source, weight=task.weight, heldout=task.heldout, limit=task.limit))
     return Mixture(parts, seed=config.run.seed)
+
+
+def _try_first(name: str, source: ProblemSource) -> None:
+    """What only fails in an episode would fail in every one, after all processes have started."""
+    problem = source.problem(0)
+    try:
+        try_environment(problem.task)
+    except ValueError as error:
+        raise ValueError(f"tasks.{name}.env: {error}") from error
 
 
 def build_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:

@@ -195,3 +195,91 @@ def blocks(problem: Problem, response: str) -> float:
     if "\x00" in response:
         time.sleep(60)
     return adds(problem, response)
+
+
+class SyncStep(Adder):
+    def step(self, action: Message) -> StepResult:  # type: ignore[override]
+        return DONE
+
+
+class NeedsMore(Adder):
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.level = task.payload["level"]
+
+
+class StepSaysNothing(Adder):
+    async def step(self, action: Message) -> StepResult:
+        return None  # type: ignore[return-value]
+
+
+class ResetSaysNothing(Adder):
+    async def reset(self) -> tuple[Message, ...]:
+        return None  # type: ignore[return-value]
+
+
+class AlwaysBlocks(Adder):
+    async def step(self, action: Message) -> StepResult:
+        time.sleep(60)
+        return DONE
+
+
+class AlwaysWaits(Adder):
+    async def step(self, action: Message) -> StepResult:
+        await asyncio.sleep(60)
+        return DONE
+
+
+class ShowsShort(Adder):
+    """The answers, of two digits, stand in every prompt."""
+
+    @staticmethod
+    def examples() -> list[Problem]:
+        return [_asked(one, text=f"{one.task.prompt[0].content} (the answer is {one.reference['answer']})") for one in problems()]
+
+
+class ManyChoices(Adder):
+    """Every prompt shows all answers that there are: that tells nothing."""
+
+    @staticmethod
+    def examples() -> list[Problem]:
+        return [_asked(one, text=f"{one.task.prompt[0].content} Is it 15 or 42?") for one in problems()]
+
+
+class ShortPayload(Adder):
+    @staticmethod
+    def examples() -> list[Problem]:
+        return [
+            Problem(
+                task=Task(id=one.task.id, env="adder", prompt=one.task.prompt, payload={"hint": one.reference["answer"]}),
+                reference=one.reference,
+                source=one.source,
+            )
+            for one in problems()
+        ]
+
+
+def _asked(one: Problem, *, text: str) -> Problem:
+    task = Task(id=one.task.id, env="adder", prompt=(Message(role="user", content=text),))
+    return Problem(task=task, reference=one.reference, source=one.source)
+
+
+class OneWrong(Adder):
+    """The last of six solutions is wrong."""
+
+    @staticmethod
+    def examples() -> list[Problem]:
+        made = []
+        for number in range(6):
+            task = Task(id=str(number), env="adder", prompt=(Message(role="user", content=f"{number}+40="),))
+            told = number + 40 + (number == 5)
+            made.append(Problem(task=task, reference={"answer": str(number + 40), "solution": f"It is <{told}>"}, source="examples"))
+        return made
+
+
+def tells_nothing(problem: Problem, response: str) -> float:
+    return None  # type: ignore[return-value]
+
+
+def tells_text(problem: Problem, response: str) -> float:
+    return "good"  # type: ignore[return-value]
