@@ -86,6 +86,14 @@ class ModelConfig(Checked):
     context_length: int = bounded(131072, low=2)
     """Most tokens of a whole rollout."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context_length <= self.max_prompt_tokens:
+            raise ValueError(
+                f"model.context_length is {self.context_length}, not more than model.max_prompt_tokens={self.max_prompt_tokens}: the "
+                "longest prompt would leave no room for a reply; raise the one or lower the other"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(Checked):

@@ -157,7 +157,9 @@ def try_environment(task: Task) -> None:
     try:
         made = factory(task)
     except Exception as error:
-        raise ValueError(f"environment {name!r} cannot be made for problem {task.id!r}: {type(error).__name__}: {error}; {SHAPE}") from error
+        raise ValueError(
+            f"environment {name!r} cannot be made for problem {task.id!r}: {type(error).__name__}: {error}; {SHAPE}"
+        ) from error
     check_object(name, made)
     try:
         asyncio.run(_close(made))

@@ -12,6 +12,8 @@ from rewards.score import Grader, Score, ScorePart, ScoreStatus
 class CwmGrader:
     """-1 unless the answer and all formats are right, else the value of the length schedule; `parts` says which failed."""
 
+    needs_n_tokens = True
+
     def __init__(self, answer: Grader, *, formats: Mapping[str, FormatCheck], length: LengthGrader) -> None:
         self._answer = answer
         self._formats = dict(formats)

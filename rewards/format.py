@@ -51,6 +51,9 @@ def code_format(problem: Problem, response: str) -> Score:
 class LengthGrader:
     """1 up to `soft_max` sampled tokens, from there linearly down to -1 at `hard_max`, and -1 beyond: the reward `length`."""
 
+    needs_n_tokens = True
+    """It cannot grade a response whose number of tokens is not known."""
+
     def __init__(self, *, soft_max: int = 8192, hard_max: int = 65536, growth_steps: int = 10_000) -> None:
         """The defaults are CWM's. `soft_max` grows linearly to `hard_max` over the first `growth_steps` policy versions, that is
         training steps; 0 means that it stays. Raises ValueError for limits that are out of order.

@@ -51,6 +51,7 @@ class MixGrader:
         """`graders[i]` scores `terms[i]`."""
         self._terms = tuple(terms)
         self._graders = tuple(graders)
+        self.needs_n_tokens = any(getattr(grader, "needs_n_tokens", False) for grader in graders)
 
     async def grade(self, problem: Problem, episode: Episode) -> Score:
         """`infra` or `ungradable` without a reward when one part is; else passed or failed as the first part is.

@@ -112,7 +112,7 @@ def missing_column(signature: inspect.Signature, columns: Mapping[str, Json]) ->
 def missing_score(name: str, column: str, problem: Problem, columns: Mapping[str, Json]) -> Score:
     """The reward cannot be told for this problem."""
     solution = "set tasks.*.solution, for example '\\boxed{{{answer}}}'"
-    hint = f"; {solution}" if column == "solution" else "; tasks.*.columns names more fields of the rows"
+    hint = f"; in a configuration {solution if column == 'solution' else 'tasks.*.columns names more fields of the rows'}"
     reason = f"problem {problem.task.id}: {name} asks for the column {column!r}; there are {', '.join(columns) or 'none'}{hint}"
     return Score(reward=None, status=ScoreStatus.UNGRADABLE, reason=reason)
 

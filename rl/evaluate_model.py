@@ -15,7 +15,7 @@ from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
 from rl.actors import ActorContext
 from rl.evaluate import EvalReport, PassRate, evaluate_heldout
-from rl.graders import check_rewards
+from rl.graders import check_problems, check_rewards
 from rl.log.runs import RunPaths, prepare_run
 from rl.model import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, weight_bytes
@@ -100,6 +100,7 @@ def evaluate_command(config: Config, *, model_path: Path | None, samples: int | 
         raise ValueError("no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100")
     use_sandbox(config.sandbox)
     check_rewards(config.tasks)
+    check_problems(config.tasks, mixture)
     path = resolve_model(str(model_path) if model_path else config.model.path, gguf_file=None if model_path else config.model.gguf_file)
     sampling = make_sampling(config, load_tokenizer(path))
 

@@ -21,8 +21,10 @@ from environments.records import Episode, Message, Problem, StopReason
 from environments.registry import check_environment
 from environments.sources.jsonl import read_rows
 from environments.sources.rows import RowMapper
+from rewards.needs import FieldMissing, check_needs
 from rewards.registry import make_grader
 from rewards.score import Grader, Score, ScoreStatus
+from rl.graders import check_reward
 from rl.log.text import visible
 
 RETRIES = 2
@@ -37,7 +39,8 @@ class Response:
     id: str
     task_id: str
     text: str
-    n_tokens: int
+    n_tokens: int | None
+    """None where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +109,12 @@ def grade_file(
     check_environment(env)
     reward = reward_for(env, reward)
     problems = load_tasks(tasks, env=env, reward=reward)
-    n_responses = sum(1 for _ in read_responses(responses, problems))
+    needs_n_tokens = check_reward(reward)
+    n_responses = 0
+    for line, response in read_responses(responses, problems):
+        n_responses += 1
+        if needs_n_tokens and response.n_tokens is None:
+            raise ValueError(f"{responses}:{line}: reward {reward!r} needs n_tokens, the number of sampled tokens: add it to every row")
     if not n_responses:
         raise ValueError(f"--responses: {responses} has no rows")
     grader = make_grader(reward)
@@ -123,7 +131,7 @@ def reward_for(env: str, reward: str | None) -> str:
 def load_tasks(path: Path, *, env: str, reward: str) -> dict[str, Problem]:
     """Problems by id, checked as the rows of `kind: jsonl` are. Raises ValueError that names file, line and field."""
     config = TaskConfig(kind="jsonl", path=str(path), env=env, reward=reward, prompt="{prompt}")
-    mapper = RowMapper.of("grade", config=config)
+    mapper = RowMapper.of("grade", config=config, configurable=False)
     problems: dict[str, Problem] = {}
     lines: dict[str, int] = {}
     for line, row in read_rows(path, field="--tasks"):
@@ -131,6 +139,12 @@ def load_tasks(path: Path, *, env: str, reward: str) -> dict[str, Problem]:
         if row.get("id") is None:
             raise ValueError(f"{where}: no field 'id' (or it is null); a response names its task by it")
         problem = mapper.problem(row, where=where, default_id="")
+        try:
+            check_needs(reward, problem)
+        except FieldMissing as error:
+            raise ValueError(f"{where}: {error}: add the field {error.field!r} to the rows of --tasks") from None
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         first = lines.setdefault(problem.task.id, line)
         if first != line:
             raise ValueError(f"{where}: id {problem.task.id!r} is already used on line {first}; ids must be unique")
@@ -140,8 +154,8 @@ def load_tasks(path: Path, *, env: str, reward: str) -> dict[str, Problem]:
     return problems
 
 
-def read_responses(path: Path, problems: Mapping[str, Problem]) -> Iterator[Response]:
-    """The rows of the responses file, one at a time. Raises ValueError that names file and line for one that cannot be graded."""
+def read_responses(path: Path, problems: Mapping[str, Problem]) -> Iterator[tuple[int, Response]]:
+    """Line number and row of the responses, one at a time. Raises ValueError that names file and line for one that cannot be graded."""
     if path.exists() and not path.is_file():
         raise ValueError(f"--responses: {path} is not a file: it is read twice, so save the responses first")
     lines: dict[str, int] = {}
@@ -154,12 +168,12 @@ def read_responses(path: Path, problems: Mapping[str, Problem]) -> Iterator[Resp
         if task_id not in problems:
             near = unknown("task", task_id, problems) if len(problems) <= 20 else ValueError(f"unknown task {task_id!r}")
             raise ValueError(f"{where}: field 'task_id': {near} (ids of --tasks)")
-        text, n_tokens = row.get("response"), row.get("n_tokens", 0)
+        text, n_tokens = row.get("response"), row.get("n_tokens")
         if not isinstance(text, str):
             raise ValueError(f"{where}: field 'response' is of type {type(text).__name__}; it must be the model's whole text")
-        if isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 0:
+        if n_tokens is not None and (isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 0):
             raise ValueError(f"{where}: field 'n_tokens' is {n_tokens!r}; it must be the number of sampled tokens")
-        yield Response(id=key, task_id=task_id, text=text, n_tokens=n_tokens)
+        yield line, Response(id=key, task_id=task_id, text=text, n_tokens=n_tokens)
 
 
 async def _grade_all(
@@ -175,7 +189,7 @@ async def _grade_all(
         on_verdict(verdict)
 
     try:
-        for response in read_responses(path, problems):
+        for _, response in read_responses(path, problems):
             running.append(asyncio.create_task(_grade_one(grader, problems[response.task_id], response)))
             if len(running) >= concurrency:
                 await report_first()
@@ -194,7 +208,7 @@ async def _grade_one(grader: Grader, problem: Problem, response: Response) -> Ve
     # A lone surrogate is no character: what a tokenizer would have decoded in its place is U+FFFD.
     text = response.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     messages = (*problem.task.prompt, Message(role="assistant", content=text))
-    episode = Episode(messages=messages, stop_reason=StopReason.DONE, n_sampled_tokens=response.n_tokens)
+    episode = Episode(messages=messages, stop_reason=StopReason.DONE, n_sampled_tokens=response.n_tokens or 0)
     for _ in range(RETRIES + 1):
         try:
             score = await grader.grade(problem, episode)

@@ -15,7 +15,7 @@ from rl.actors import ActorContext
 from rl.buffer import Buffer
 from rl.checkpoint import Checkpoints, LoopState
 from rl.filters import get_door, put_door, unfit_rollout
-from rl.graders import check_rewards
+from rl.graders import check_problems, check_rewards
 from rl.log.runs import RunIdentity, RunPaths, prepare_run
 from rl.loop import Loop
 from rl.model import resolve_model
@@ -39,6 +39,7 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
     mixture = build_tasks(config)
     use_sandbox(config.sandbox)
     check_rewards(config.tasks)
+    check_problems(config.tasks, mixture)
     model_path = resolve_model(config.model.path, gguf_file=config.model.gguf_file)
     tokenizer = load_tokenizer(model_path)
     sampling = make_sampling(config, tokenizer)

@@ -44,6 +44,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
         ({"tasks": {"rows": {"kind": "jsonl", "env": "math", "path": "missing.jsonl"}}}, ["missing.jsonl"]),
         ({"tasks": {"rows": {"kind": "jsonl", "env": "math"}}}, ["path"]),
         ({"run": {"plugins": ["no_such_plugin.py"]}}, ["no_such_plugin.py"]),
+        ({"tasks": {"digits": {**DIGITS, "reward": "digits + 0.5*code"}}}, ["tasks.digits.reward: reward 'code'", "'tests'"]),
+        ({"tasks": {"digits": {**DIGITS, "env": "math", "reward": "code_stdio"}}}, ["tasks.digits.reward: reward 'code_stdio'", "'tests'"]),
         *(
             ({"tasks": {"digits": {**DIGITS, "env": env, "reward": "math"}}}, ["tasks.digits.env", f"environment '{env}'", *says])
             for env, says in (
@@ -82,10 +84,35 @@ def test_malformed_data_is_named_by_file_line_and_field(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"env": "digits", "reward": "math"}, ["tasks.rows.reward: reward 'math'", "no 'answer'", "set tasks.rows.answer_field"]),
+        ({"env": "digits", "reward": "trl:accuracy_reward"}, ["no 'solution'", "solution, for example '\\boxed{{{answer}}}'"]),
+        ({"env": "digits", "options": {"foo": 1}}, ["tasks.rows.options", "unknown option 'foo'"]),
+        ({"env": "math", "answer_field": "question", "options": {"foo": 1}}, ["tasks.rows.options", "unknown option 'foo'"]),
+        ({"env": "code", "options": {"foo": 1}}, ["tasks.rows.options", "unknown option 'foo'"]),
+    ],
+)
+def test_rows_have_what_their_reward_needs(
+    change: dict[str, object], named: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"question": "1+1"}\n')
+    line = refused(capsys, write_config(tmp_path, model=model, tasks={"rows": {"kind": "jsonl", "path": str(data), **change}}))
+    assert all(word in line for word in named), line
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_missing_model_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, write_config(tmp_path, model=model), "model.path=no/such/model")
     assert "no/such/model" in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_context_without_room_for_a_reply_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, write_config(tmp_path, model=model), "model.context_length=48")
+    assert "model.context_length is 48" in line and "model.max_prompt_tokens=48" in line
 
 
 def test_an_unsupported_architecture_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,6 +144,24 @@ def test_wrong_tasks_are_refused(env: str, tasks: list[Any], says: str, grade: A
     assert says in said and said.count("\n") == 1
 
 
+def test_a_reward_that_looks_at_the_length_needs_it(grade: Any) -> None:
+    known, unknown = {**GOOD, "n_tokens": 5}, {**GOOD, "id": "s"}
+    for reward in ("length", "math + 0.1*length", "cwm_math"):
+        status, lines, said = grade([known, unknown], "--reward", reward)
+        assert (status, lines) == (2, [])
+        assert f"responses.jsonl:2: reward {reward!r} needs n_tokens" in said and said.count("\n") == 1
+    status, (line,), _ = grade([known], "--reward", "length")
+    assert (status, line["reward"]) == (0, 1.0)
+
+
+def test_what_a_reward_needs_is_asked_of_the_tasks(grade: Any) -> None:
+    status, lines, said = grade([GOOD], "--reward", "trl:accuracy_reward")
+    assert (status, lines) == (2, [])
+    assert "tasks.jsonl:1: reward 'trl:accuracy_reward'" in said and "add the field 'solution' to the rows of --tasks" in said
+    status, _, said = grade([GOOD], tasks=[{"id": "a", "prompt": "2+2="}])
+    assert status == 2 and "no 'answer' field" in said and "tasks.grade" not in said
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks, pipe, responses = write(tmp_path / "tasks.jsonl", TASKS), tmp_path / "pipe", write(tmp_path / "r.jsonl", [GOOD])
     os.mkfifo(pipe)

@@ -59,6 +59,8 @@ class Mixture:
         """Raises ValueError for an empty source, or when too little is left to train on beside the held-out problems."""
         if not parts:
             raise ValueError("a mixture needs at least one task source")
+        self.parts = tuple(parts)
+        """As given."""
         self._seed = seed
         self._names = [part.name for part in parts]
         heldout = [_choose_heldout(part, seed=seed) for part in parts]

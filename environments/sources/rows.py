@@ -78,14 +78,23 @@ class RowMapper:
     """Of the code environments."""
     columns: tuple[str, ...] = ()
     """Fields that go to the grader as they are, as `reference['columns']`."""
+    configurable: bool = True
+    """Whether a configuration says how rows are mapped, so that errors may name its settings."""
 
     @classmethod
-    def of(cls, name: str, *, config: TaskConfig, generated: bool = False, own_options: frozenset[str] = frozenset()) -> "RowMapper":
+    def of(
+        cls, name: str, *, config: TaskConfig, generated: bool = False, own_options: frozenset[str] = frozenset(), configurable: bool = True
+    ) -> "RowMapper":
         """The mapper of source `name`. Generated rows name their fields themselves, so the configured names do not apply.
 
         `own_options`: options that belong to the source, not to its rows.
         """
-        about_rows = {} if generated or config.env not in CODE_ENVS else {k: v for k, v in config.options.items() if k not in own_options}
+        about_rows = {} if generated else {key: value for key, value in config.options.items() if key not in own_options}
+        if about_rows and config.env not in CODE_ENVS:
+            raise ValueError(
+                f"tasks.{name}.options: unknown option {', '.join(map(repr, about_rows))}; rows for env={config.env} have no options: "
+                "take it out"
+            )
         answer_field = "answer" if generated else config.answer_field
         hidden = (*HIDDEN_FIELDS, answer_field)
         return cls(
@@ -94,6 +103,7 @@ class RowMapper:
             template=PromptTemplate.parse(config.prompt, where=f"tasks.{name}.prompt", what="prompt", hidden=hidden),
             system=config.system,
             columns=config.columns,
+            configurable=configurable,
             answer_field=answer_field,
             id_field="id" if generated else config.id_field,
             # The ideal reply is never shown to the policy: it may use every field.
@@ -140,7 +150,7 @@ class RowMapper:
         elif self.env in ANSWER_ENVS or self.answer_field != "answer":
             raise ValueError(
                 f"{where}: no {self.answer_field!r} field (or it is null), and environment {self.env!r} needs an answer; "
-                f"fields: {', '.join(row)}; set tasks.{self.source}.answer_field"
+                f"fields: {', '.join(row)}" + (f"; set tasks.{self.source}.answer_field" if self.configurable else "")
             )
         if self.env in ANSWER_ENVS:
             reference["answer"] = _answer_text(reference["answer"], where=f"{where}: field {self.answer_field!r}")
