@@ -36,6 +36,7 @@ from rl.filters import DropReason, ungraded
 from rl.records import Batch, Rollout, RolloutGroup, Sampling, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
 from rl.samples import to_samples
+from rl.unrewarded import Unrewarded
 
 _HEARTBEAT = 10.0
 
@@ -154,6 +155,7 @@ class Loop:
         self._stopping = False
         self._barren_steps = 0
         self._barren_groups = 0
+        self._unrewarded = Unrewarded()
         self._saved_version = -1
         self._clock = _Clock()
 
@@ -321,6 +323,7 @@ class Loop:
             self._observer.rejected(rejections, step=self._buffer.version + 1)
         for rejection in rejections:
             self._rejected += 1
+            self._unrewarded.add(rejection.group)
             self._dropped[rejection.reason] += 1
             self._dropped.update(reason.value for rollout in rejection.group.rollouts if (reason := ungraded(rollout)) is not None)
             self._note_barren_group()
@@ -330,12 +333,14 @@ class Loop:
         self._barren_groups += 1
         limit = 2 * self._config.filters.zero_variance_patience * self._config.rollout.prompts_per_step
         if self._barren_groups == limit // 2:
-            self._observer.say(f"the last {self._barren_groups} groups were all rejected: {dict(self._dropped)}")
+            why = self._unrewarded.told()
+            self._observer.say(f"the last {self._barren_groups} groups were all rejected: {why or dict(self._dropped)}")
         if self._barren_groups >= limit:
-            self._failure = self._failure or RunFailed(
-                f"the last {self._barren_groups} groups were all rejected ({dict(self._dropped)}): the tasks are too easy or too "
-                "hard for this policy, or the prompts too long; change tasks, filters or model.max_prompt_tokens"
+            why = self._unrewarded.told() or (
+                f"{dict(self._dropped)}: the tasks are too easy or too hard for this policy, or the prompts too long; change tasks, "
+                "filters or model.max_prompt_tokens"
             )
+            self._failure = self._failure or RunFailed(f"the last {self._barren_groups} groups were all rejected: {why}")
 
     async def _train(self, groups: tuple[RolloutGroup, ...]) -> tuple[tuple[TrainSample, ...], tuple[StepStats, ...]]:
         config = self._config
@@ -354,6 +359,7 @@ class Loop:
     def _count_barren(self, samples: Sequence[TrainSample]) -> None:
         if samples:
             self._barren_steps = self._barren_groups = 0
+            self._unrewarded.clear()
             return
         self._barren_steps += 1
         patience = self._config.filters.zero_variance_patience

@@ -58,8 +58,11 @@ class RemoteGenerator:
         self._actor = actor
 
     async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]:
-        """Sample; survives restarts of the actor."""
-        return await _through_restarts(lambda: self._actor.generate.remote(request))
+        """Sample; survives restarts of the actor. Raises what the generator raised: it is written down as the rollout's reason."""
+        try:
+            return await _through_restarts(lambda: self._actor.generate.remote(request))
+        except RayTaskError as error:
+            raise _cause(error) from None
 
     async def release(self, episodes: Sequence[str]) -> None:
         """Tell the actor that these episodes have ended."""

@@ -167,6 +167,16 @@ def test_rollouts_without_a_reward_are_counted_when_their_group_is_rejected_too(
     assert (dropped["infra"], dropped["too_few_graded"]) == (3, 1)
 
 
+def test_a_run_without_rewards_ends_with_the_most_frequent_reason(tmp_path: Path) -> None:
+    ring = Ring(make_config(patience=2), tmp_path, rewards=lambda job: (None, None) if job.split == "train" else (1.0, -1.0))
+    with pytest.raises(
+        RunFailed, match=r"the last 8 groups were all rejected: 16 of 16 rollouts got no reward.*infra.*: made up"
+    ) as caught:
+        ring.run()
+    assert "too easy" not in str(caught.value)
+    assert any("16 of 16" not in said and "8 of 8 rollouts got no reward" in said for said in ring.observer.said)
+
+
 def test_resampling_replaces_rejected_groups(tmp_path: Path) -> None:
     ring = Ring(make_config(steps=1, resample=True), tmp_path, rewards=lambda job: (1.0, 1.0) if job.index in (0, 2) else (1.0, -1.0))
     ring.run()
