@@ -16,6 +16,10 @@ SHAPES = (
 )
 
 
+class NotAScore(TypeError):
+    """A reward function returned neither a number nor a Score."""
+
+
 class FunctionGrader:
     """Grader around a function `(problem, response) -> float | Score`, which may be async."""
 
@@ -28,6 +32,8 @@ class FunctionGrader:
             result = await result
         if isinstance(result, Score):
             return result
+        if isinstance(result, str | bytes) or not hasattr(result, "__float__"):
+            raise NotAScore(f"the reward returned {str(result)[:80]!r}; a reward returns a number or a Score")
         value = float(result)
         return Score(reward=value, status=ScoreStatus.OK if value > 0 else ScoreStatus.POLICY_FAIL)
 

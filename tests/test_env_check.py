@@ -63,6 +63,9 @@ def test_the_examples_hold_all_rules(capsys: pytest.CaptureFixture[str]) -> None
         ("Adder", "executes", "exceptions", "cheat 'process exit', problem a: the reward ended the process (exit code 0)"),
         ("Waits", "adds", "time_limits", "cheat 'control characters', problem a: step() took more than 0.5 s"),
         ("Adder", "blocks", "time_limits", "the reward blocks the process for more than 0.5 s"),
+        ("ShowsShort", "adds", "hidden_data", "every problem: the prompt shows reference['answer']"),
+        ("ShortPayload", "adds", "hidden_data", "every problem: the payload holds reference['answer']"),
+        ("OneWrong", "adds", "gold_passes", "problem 5: the reference solution gets policy_fail"),
     ],
 )
 def test_a_broken_rule_is_named_alone_with_its_fix(env: str, reward: str, rule: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +75,76 @@ def test_a_broken_rule_is_named_alone_with_its_fix(env: str, reward: str, rule: 
     assert [one["rule"] for one in failing] == [rule], failing
     assert any(says in finding for finding in failing[0]["findings"]), failing[0]["findings"]
     assert failing[0]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("env", "reward", "says", "fix"),
+    [
+        ("StepSaysNothing", "adds", "step() returned None, not a StepResult", "return a StepResult from every path of step()"),
+        ("ResetSaysNothing", "adds", "reset() returned None, not a tuple of messages", "return a tuple of messages from reset()"),
+        ("NeedsMore", "adds", "the factory raised KeyError: 'level'", "let it take every task of its source"),
+        (
+            "Adder",
+            "tells_nothing",
+            "the reward returned 'None'; a reward returns a number or a Score",
+            "a reward returns a number or a Score",
+        ),
+        ("Adder", "tells_text", "the reward returned 'good'; a reward returns a number or a Score", "a reward returns a number or a Score"),
+    ],
+)
+def test_what_goes_wrong_everywhere_is_told_once_with_its_own_fix(
+    env: str, reward: str, says: str, fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = check(capsys, f"{BREAKERS}:{env}", "--reward", f"{BREAKERS}:{reward}", status=1)
+    (rule,) = (one for one in report["rules"] if one["rule"] == "exceptions")
+    (finding,) = rule["findings"]
+    assert says in finding and finding.endswith(" more)") and fix in rule["fix"]
+
+
+@pytest.mark.parametrize("env", ["AlwaysBlocks", "AlwaysWaits"])
+def test_the_check_is_given_up_when_a_call_is_too_slow_again_and_again(env: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = check(capsys, f"{BREAKERS}:{env}", "--reward", f"{BREAKERS}:adds", "--timeout", "0.2", status=1)
+    results = {rule["rule"]: rule["result"] for rule in report["rules"]}
+    assert results["time_limits"] == "fails" and results["cheats_fail"] == results["hidden_data"] == "skipped"
+    (finding,) = next(rule["findings"] for rule in report["rules"] if rule["rule"] == "time_limits")
+    assert "step()" in finding and finding.endswith("(and 2 more)")
+
+
+def test_choices_that_every_prompt_shows_are_no_leak(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(capsys, f"{BREAKERS}:ManyChoices", "--reward", f"{BREAKERS}:adds", status=0)["ok"]
+
+
+CODE_ROWS = {
+    "code": {
+        "question": "Write add(a, b).",
+        "entry_point": "add",
+        "tests": [{"args": [1, 2], "expected": 3}],
+        "reference": "def add(a, b): return a + b",
+    },
+    "code_puzzle": {"puzzle": "def sat(x: int): return x * x == 49 and x < 0", "ans_type": "int", "reference": "def sol(): return -7"},
+    "code_input": {"code": "def f(xs):\n    return xs[::-1]", "output": "[2, 1]", "input": "[1, 2]"},
+    "code_output": {"question": "print(6 * 7)", "answer": "42"},
+}
+CODE_TASKS: dict[str, dict[str, Any]] = {
+    "code": {},
+    "code_puzzle": {"prompt": "Write sol():\n{puzzle}", "options": {"context": "puzzle"}},
+    "code_input": {"prompt": "{code}\nf(?) == {output}", "answer_field": "input"},
+    "code_output": {},
+}
+
+
+@pytest.mark.parametrize("env", CODE_ROWS)
+def test_rows_of_code_need_no_solution_and_show_what_they_are_about(env: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(CODE_ROWS[env]) + "\n")
+    task = {"kind": "jsonl", "path": str(tmp_path / "rows.jsonl"), "env": env, **CODE_TASKS[env]}
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"run": {"name": "x"}, "model": {"path": "x"}, "tasks": {"rows": task}}))
+    assert check(capsys, env, "--config", str(config), status=0)["ok"]
+
+
+def test_the_report_says_how_many_problems_were_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "check", f"{BREAKERS}:OneWrong", "--reward", f"{BREAKERS}:adds"]) == 1
+    assert "tried 4 of 6 problems, and the reference solutions of 6" in capsys.readouterr().out
 
 
 def test_the_report_for_people_has_the_finding_and_the_fix(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +179,9 @@ def test_a_plugin_file_and_a_tasks_file(tmp_path: Path, capsys: pytest.CaptureFi
         ((f"{BREAKERS}:Adder", "--reward", f"{BREAKERS}:ads"), "did you mean 'adds'"),
         (("tests/data/digits_plugin.py:digits",), "there are no problems to try 'digits' on: give --tasks FILE or --config FILE"),
         (("tests/data/no_such.py",), "TARGET: no file tests/data/no_such.py"),
-        (("tests/data/judges_plugin.py",), "defines 0 environments ()"),
+        (("tests/data/judges_plugin.py",), 'defines no environment: put `@environment("name")` on a class'),
+        ((f"{BREAKERS}:adds", "--reward", "math", "--tasks", "tests/data/sums.jsonl"), "is no environment"),
+        ((f"{BREAKERS}:SyncStep", "--reward", f"{BREAKERS}:adds"), "`step` of SyncStep must be `async def`"),
         (("code", "--config", "examples/plain_number.yaml"), "no task source has env='code'; there are plain_number"),
         (("math", "--tasks", "no_such.jsonl"), "cannot read no_such.jsonl"),
     ],

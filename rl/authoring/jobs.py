@@ -13,9 +13,10 @@ import psutil
 from environments.records import Problem
 from rewards.score import ScoreStatus
 from rl.authoring.episodes import Played, Stage
+from rl.authoring.gold import gold_reply
 from rl.authoring.probes import PROBES
 from rl.authoring.records import Finding
-from rl.authoring.secrets import held_by_environment, said_by_environment, shown_by_data
+from rl.authoring.secrets import held_by_environment, said_by_environment, shown_by_data, shown_everywhere
 
 Job = Callable[[Stage], Awaitable[Any]]
 """Adds findings to the stage; what it returns goes back to the parent as JSON."""
@@ -26,12 +27,12 @@ _SHORT = 3
 
 async def transcripts(stage: Stage) -> list[Any]:
     """What is said in an episode of empty replies, problem by problem: must be equal in every process."""
-    return [(await stage.play(problem, "", label="an empty reply", graded=False)).told() for problem in stage.subject.problems]
+    return [(await stage.play(problem, "", label="an empty reply", graded=False)).told() for problem in stage.subject.tried]
 
 
 async def picklable(stage: Stage) -> None:
     """The factory comes back as itself, the problems come back equal."""
-    for what, thing in (("the factory", stage.subject.factory), *((f"problem {p.task.id}", p) for p in stage.subject.problems)):
+    for what, thing in (("the factory", stage.subject.factory), *((f"problem {p.task.id}", p) for p in stage.subject.tried)):
         try:
             same = pickle.loads(pickle.dumps(thing))
             problem = "" if same == thing else "comes back from pickle as something else"
@@ -44,9 +45,9 @@ async def picklable(stage: Stage) -> None:
 async def resets_cleanly(stage: Stage) -> None:
     """The same replies get the same answers and the same verdict before and after other episodes."""
     first = stage.subject.problems[0]
-    reply = _gold(first) or "an attempt"
+    reply = gold_reply(first) or "an attempt"
     before = await stage.play(first, reply, label="the first episode")
-    for problem in stage.subject.problems:
+    for problem in stage.subject.tried:
         await stage.play(problem, "something else", label="an episode between")
     after = await stage.play(first, reply, label="the same episode again")
     if before.told() != after.told():
@@ -57,22 +58,22 @@ async def resets_cleanly(stage: Stage) -> None:
 
 
 async def gold_passes(stage: Stage) -> None:
-    """Reference solutions pass."""
-    known = [(problem, reply) for problem in stage.subject.problems if (reply := _gold(problem)) is not None]
+    """Reference solutions pass, those of all problems."""
+    known = [(problem, reply) for problem in stage.subject.problems if (reply := gold_reply(problem)) is not None]
     if not known:
         stage.findings.append(Finding(rule="gold_passes", text="no problem has reference['solution'], so nothing shows that one can pass"))
     for problem, reply in known:
         played = await stage.play(problem, reply, label="the reference solution")
         if played.score is not None and played.score.status is not ScoreStatus.OK:
-            text = f"problem {problem.task.id}: the reference solution gets {played.score.status.value}: {played.score.reason[:200]}"
-            stage.findings.append(Finding(rule="gold_passes", text=text))
+            text = f"the reference solution gets {played.score.status.value}: {played.score.reason[:200]}"
+            stage.findings.append(Finding(rule="gold_passes", where=f"problem {problem.task.id}", text=text))
 
 
 async def fails(stage: Stage, *, rule: str, label: str, reply: Callable[[Problem], str]) -> None:
     """A reply that solves nothing must fail: not pass, and not leave the baseline either."""
-    for problem in stage.subject.problems:
+    for problem in stage.subject.tried:
         said = reply(problem)
-        if said == _gold(problem):
+        if said == gold_reply(problem):
             continue
         played = await stage.play(problem, said, label=label)
         if played.score is not None and played.score.status is not ScoreStatus.POLICY_FAIL:
@@ -82,12 +83,14 @@ async def fails(stage: Stage, *, rule: str, label: str, reply: Callable[[Problem
 
 async def hidden_data(stage: Stage) -> None:
     """The reference is neither in the task, nor said by the environment, nor held by it."""
+    seen = [(f"problem {problem.task.id}", text) for problem in stage.subject.problems for text in shown_by_data(problem)]
+    everywhere = [text for text in shown_everywhere(stage.subject.problems) if text not in {told for _, told in seen}]
+    seen += [("every problem", text) for text in everywhere]
+    stage.findings += [Finding(rule="hidden_data", where=where, text=text) for where, text in seen]
     said: list[set[str]] = []
     held: list[set[str]] = []
-    problems = stage.subject.problems
+    problems = stage.subject.tried
     for problem in problems:
-        for text in shown_by_data(problem):
-            stage.findings.append(Finding(rule="hidden_data", text=f"problem {problem.task.id}: {text}"))
         played = await stage.play(problem, "", label="the search for hidden data", graded=False)
         said.append(said_by_environment(problem, played.shown))
         environment, _ = await stage.opened(problem, label="the search for hidden data")
@@ -113,7 +116,9 @@ async def closes(stage: Stage) -> None:
         if count - before[what] >= _EPISODES:
             text = f"{_EPISODES} episodes of problem {first.task.id} left {count - before[what]} {what}"
             stage.findings.append(Finding(rule="closes", text=text))
-    await stage.close(stage.subject.factory(first.task), where="closing without reset()", rule="closes")
+    unopened = await stage.made(first, where="closing without reset()")
+    if unopened is not None:
+        await stage.close(unopened, where="closing without reset()", rule="closes")
 
 
 def _open_things() -> dict[str, int]:
@@ -125,11 +130,6 @@ def _open_things() -> dict[str, int]:
         "threads": threading.active_count(),
         "asyncio tasks": len(asyncio.all_tasks()),
     }
-
-
-def _gold(problem: Problem) -> str | None:
-    solution = problem.reference.get("solution")
-    return solution if isinstance(solution, str) else None
 
 
 def _difference(before: Played, after: Played) -> str:
@@ -161,3 +161,6 @@ JOBS: Mapping[str, Job] = {
     **{f"cheat {name}": _probe(name) for name in PROBES},
 }
 """In the order in which they run; `transcripts` comes first, in a process that has done nothing else."""
+
+RULES_OF_JOBS: Mapping[str, str] = {name: "cheats_fail" if name.startswith("cheat ") else name for name in JOBS} | {"transcripts": "seeded"}
+"""The rule that a job is about."""

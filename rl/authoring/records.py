@@ -1,11 +1,15 @@
 """What `rl env check` asks and answers: the subject of a check, the rules, findings and the report."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from environments.records import Problem
 from environments.registry import EnvironmentFactory
+
+MAX_PROBLEMS = 200
+MAX_TRIED = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,12 @@ class Subject:
     factory: EnvironmentFactory
     reward: str
     problems: tuple[Problem, ...]
+    """At most 200: all are searched for their reference, and their reference solutions are graded."""
+
+    @property
+    def tried(self) -> tuple[Problem, ...]:
+        """The few problems on which all other episodes are played."""
+        return self.problems[:MAX_TRIED]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,13 +103,21 @@ RULES = (
 RULE_NAMES = tuple(rule.name for rule in RULES)
 
 
+_MAX_LINES = 10
+"""Findings of a rule that a person is shown."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """One breach of a rule."""
 
     rule: str
     text: str
-    """Which episode did what, for a person."""
+    """What was done, for a person. Equal texts of a rule are told once."""
+    where: str = ""
+    """Which episode did it."""
+    fix: str = ""
+    """How to repair this one, where the rule's own line would not help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +126,7 @@ class Report:
 
     env: str
     reward: str
+    n_problems: int
     findings: Sequence[Finding]
     skipped: Mapping[str, str]
     """Rules that could not be judged, and why."""
@@ -121,20 +140,39 @@ class Report:
         """Plain values."""
         rules = []
         for rule in RULES:
-            found = [finding.text for finding in self.findings if finding.rule == rule.name]
-            result = "fails" if found else "skipped" if rule.name in self.skipped else "holds"
-            rules.append({"rule": rule.name, "says": rule.says, "result": result, "findings": found, "fix": rule.fix if found else ""})
-        return {"env": self.env, "reward": self.reward, "ok": self.ok, "rules": rules}
+            broken = [finding for finding in self.findings if finding.rule == rule.name]
+            result = "fails" if broken else "skipped" if rule.name in self.skipped else "holds"
+            fixes = dict.fromkeys(finding.fix or rule.fix for finding in broken)
+            rules.append({"rule": rule.name, "says": rule.says, "result": result, "findings": _told(broken), "fix": "; ".join(fixes)})
+        return {"env": self.env, "reward": self.reward, "ok": self.ok, "problems": self.problems(), "rules": rules}
+
+    def problems(self) -> str:
+        """How many were tried, for a person."""
+        more = " or more" if self.n_problems == MAX_PROBLEMS else ""
+        tried = min(self.n_problems, MAX_TRIED)
+        return f"tried {tried} of {self.n_problems}{more} problems, and the reference solutions of {self.n_problems}"
 
     def text(self) -> str:
         """For a person: a line a rule; a failing one with what was found and how to repair it."""
-        lines = [f"environment {self.env}, reward {self.reward}"]
+        lines = [f"environment {self.env}, reward {self.reward}", self.problems()]
         for rule in self.to_json()["rules"]:
             note = f" ({self.skipped[rule['rule']]})" if rule["result"] == "skipped" else ""
             lines.append(f"  {rule['result']:<8} {rule['rule']:<15} {rule['says']}{note}")
-            lines += [f"           - {found}" for found in rule["findings"]]
+            lines += [f"           - {found}" for found in rule["findings"][:_MAX_LINES]]
+            if (more := len(rule["findings"]) - _MAX_LINES) > 0:
+                lines.append(f"           - and {more} more; --json has them all")
             if rule["fix"]:
                 lines.append(f"           fix: {rule['fix']}")
         failing = sum(rule["result"] == "fails" for rule in self.to_json()["rules"])
         lines.append(f"{failing} of {len(RULES)} rules fail" if failing else "all rules hold")
         return "\n".join(lines)
+
+
+def _told(findings: Sequence[Finding]) -> list[str]:
+    """Each text once, with the first episode in which it was seen, and in how many others."""
+    first: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for finding in findings:
+        first.setdefault(finding.text, f"{finding.where}: {finding.text}" if finding.where else finding.text)
+        count[finding.text] += 1
+    return [f"{line} (and {count[text] - 1} more)" if count[text] > 1 else line for text, line in first.items()]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from environments.records import Json, Message, Problem
+from environments.sources.code_rows import CODE_ENVS
 from environments.sources.rows import HIDDEN_FIELDS
 
 SHOWN_KEYS = ("entry_point", "columns")
@@ -17,6 +18,8 @@ those that are hidden in every row."""
 LONG = 12
 """A text of this length does not turn up by chance."""
 _MOST_OBJECTS = 100_000
+_COMPARED = 50
+"""Problems whose prompts are searched for one another's answers."""
 _OPAQUE = (
     *(types.ModuleType, type, types.BuiltinFunctionType, types.CodeType, types.FrameType, types.GeneratorType, types.CoroutineType),
     *(AbstractEventLoop, Future),
@@ -27,7 +30,9 @@ _OPAQUE = (
 def secrets(problem: Problem) -> dict[str, Json]:
     """The values that only the grader may see, by field: texts, numbers, and containers that hold something."""
     payload = problem.task.payload
-    shown = {*SHOWN_KEYS, *(key for key in problem.reference if key not in HIDDEN_FIELDS and key in payload)}
+    # Of the code environments all other fields are part of the question: the program to read, the code to go on with.
+    open_fields = problem.reference if problem.task.env in CODE_ENVS else payload
+    shown = {*SHOWN_KEYS, *(key for key in problem.reference if key not in HIDDEN_FIELDS and key in open_fields)}
     fields = {key: value for key, value in problem.reference.items() if key not in shown}
     return {key: value for key, value in fields.items() if not isinstance(value, bool) and value not in (None, "", [], {})}
 
@@ -45,6 +50,32 @@ def shown_by_data(problem: Problem) -> list[str]:
         elif isinstance(value, str) and len(value) >= LONG and value in said:
             found.append(f"the prompt shows reference[{key!r}]")
     return found
+
+
+def shown_everywhere(problems: Sequence[Problem]) -> list[str]:
+    """Fields whose values, however short, the prompts or the payloads of all problems show, each its own.
+
+    Choices that every problem shows alike tell nothing.
+    """
+    some = problems[:_COMPARED]
+    hidden = [secrets(problem) for problem in some]
+    found = []
+    for key in sorted(set.intersection(*map(set, hidden))) if len(some) > 1 else []:
+        values = [own[key] for own in hidden]
+        for what, shows in (("the payload holds", _payload_holds), ("the prompt shows", _prompt_shows)):
+            own = all(shows(problem, value) for problem, value in zip(some, values, strict=True))
+            if own and not all(shows(problem, value) for problem in some for value in values):
+                found.append(f"{what} reference[{key!r}]")
+    return found
+
+
+def _prompt_shows(problem: Problem, value: Json) -> bool:
+    said = "\n".join(message.content for message in problem.task.prompt)
+    return isinstance(value, str | int | float) and _has_word(said, str(value))
+
+
+def _payload_holds(problem: Problem, value: Json) -> bool:
+    return any(_same(other, value) for other in _values(dict(problem.task.payload)))
 
 
 def said_by_environment(problem: Problem, shown: Sequence[Message]) -> set[str]:

@@ -4,6 +4,7 @@ The problems come from `--tasks`, from the task sources of `--config` that use t
 `examples()` (a function without arguments on its class that returns problems), or, for built-in environments, from here.
 """
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ from configs.schema import TaskConfig
 from environments.records import Problem
 from environments.registry import environment_factory, environments_of, load_plugins
 from environments.sources.build import build_tasks
+from environments.sources.mixture import Mixture
 from environments.sources.rows import RowMapper
 from rl.authoring.builtin_rows import BUILTIN_ROWS
-from rl.authoring.records import Request, Subject
+from rl.authoring.records import MAX_PROBLEMS, Request, Subject
 from rl.grade import load_tasks, reward_for
 from rl.graders import check_reward
 
-MAX_PROBLEMS = 4
-_DRAWS = 64
-"""Problems of a mixture to look through for those of the environment."""
+_DRAWS = 2000
+"""Draws of a mixture to look through for different problems of the environment."""
 
 
 def resolve(request: Request) -> Subject:
@@ -40,8 +41,7 @@ def resolve(request: Request) -> Subject:
     elif config is not None:
         if not sources:
             raise ValueError(f"--config: no task source has env={env!r}; there are {', '.join(task.env for task in config.tasks.values())}")
-        mixture = build_tasks(config)
-        problems = tuple(problem for problem in map(mixture.at, range(_DRAWS)) if problem.task.env == env)
+        problems = _drawn(build_tasks(config), env=env)
     elif hasattr(factory, "examples"):
         problems = tuple(factory.examples())
     elif env in BUILTIN_ROWS:
@@ -56,6 +56,17 @@ def resolve(request: Request) -> Subject:
     if not all(isinstance(problem, Problem) for problem in problems):
         raise ValueError(f"examples() of {env!r} must return environments.records.Problem objects")
     return Subject(env=env, factory=factory, reward=reward, problems=problems[:MAX_PROBLEMS])
+
+
+def _drawn(mixture: Mixture, *, env: str) -> tuple[Problem, ...]:
+    """Different problems of the environment: training ones in the order of a run, then held-out ones."""
+    found: dict[tuple[str, str], Problem] = {}
+    for problem in itertools.chain(map(mixture.at, range(_DRAWS)), mixture.heldout()):
+        if problem.task.env == env:
+            found.setdefault((problem.source, problem.task.id), problem)
+        if len(found) == MAX_PROBLEMS:
+            break
+    return tuple(found.values())
 
 
 def builtin_problems(env: str) -> tuple[Problem, ...]:
@@ -83,6 +94,8 @@ def _environment_name(target: str) -> str:
     if name:
         return name
     names = environments_of(path)
-    if len(names) != 1:
+    if not names:
+        raise ValueError(f'TARGET {target!r} defines no environment: put `@environment("name")` on a class')
+    if len(names) > 1:
         raise ValueError(f"TARGET {target!r} defines {len(names)} environments ({', '.join(names)}): name one, as in {target}:name")
     return names[0]

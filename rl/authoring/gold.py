@@ -1,0 +1,17 @@
+"""The reply that a problem's own data says is right."""
+
+from environments.code_tests.read import TEST_ENVS
+from environments.records import Problem
+from environments.sources.code_rows import CODE_ENVS
+
+
+def gold_reply(problem: Problem) -> str | None:
+    """`reference['solution']`; of the code environments, else the row's right code, output or input in a block; None without any."""
+    solution = problem.reference.get("solution")
+    if isinstance(solution, str):
+        return solution
+    env = problem.task.env
+    if env not in CODE_ENVS:
+        return None
+    code = problem.reference.get("reference" if env in TEST_ENVS and env != "code_input" else "answer")
+    return f"```\n{code}\n```" if isinstance(code, str) else None
