@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     start = train.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run")
     start.add_argument("--clean", action="store_true", help="delete an earlier run of the same name first")
-    train.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the plan; start and write nothing")
+    train.add_argument("--dry-run", action="store_true", help="check data, rewards and model, print settings and plan; write nothing")
 
     evaluate = _command(commands, "eval", _eval, "pass rates on the held-out problems")
     evaluate.add_argument("settings", nargs="+", metavar="CONFIG|KEY=VALUE", help=CONFIG_HELP)
@@ -143,8 +143,10 @@ def _dry_run(config: "Config", *, as_json: bool) -> int:
     from configs.load import dump_config
     from configs.schema import resolved
     from rl.plan import make_plan
+    from rl.preflight import checked_tasks
 
     plan = make_plan(config)
+    checked_tasks(config)
     if as_json:
         print(json.dumps({"config": resolved(config), "plan": plan.to_json()}))
         return 0

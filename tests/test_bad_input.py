@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs.load import dump_config, load_config
 from rl.cli import main
 from rl.log.runs import prepare_run
 from tests.ring import make_tiny_model, write_config
@@ -124,6 +125,20 @@ def test_an_unsupported_architecture_is_named(model: Path, tmp_path: Path, capsy
     (other / "config.json").write_text(json.dumps({**settings, "model_type": "mamba"}))
     line = refused(capsys, write_config(tmp_path, model=other))
     assert "mamba" in line and "cwm" in line
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "run.dir /proc/x: cannot write the folder of the run" in refused(capsys, write_config(tmp_path, model=model), "run.dir=/proc/x")
+
+
+def test_a_resume_with_other_settings_names_them_before_it_starts(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, run = write_config(tmp_path, model=model), tmp_path / "runs" / "tiny"
+    prepare_run(run)
+    before = (run / "run.json").read_text()
+    (run / "config.yaml").write_text(dump_config(load_config([config])))
+    line = refused(capsys, config, "--resume", "sampling.max_tokens=5", "run.steps=9", "rollout.samples_per_prompt=2")
+    assert "sampling.max_tokens is 5 and was 6" in line and "rollout.samples_per_prompt is 2 and was 4" in line
+    assert "steps" not in line and (run / "run.json").read_text() == before
 
 
 def test_a_taken_run_name_needs_resume_or_clean(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

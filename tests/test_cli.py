@@ -18,15 +18,23 @@ from rl.errors import PartDied, RunFailed
 ROOT = Path(__file__).parent.parent
 CONFIG = """
 run: {name: demo}
-model: {path: nowhere/model}
-tasks: {t: {kind: programs, env: code}}
+model: {path: a/model}
+tasks: {t: {kind: programs, env: math, options: {kind: addition}}}
 """
+
+
+def make_files(folder: Path) -> None:
+    """The configuration, and what the checks before a run look at."""
+    (folder / "run.yaml").write_text(CONFIG)
+    (folder / "a/model").mkdir(parents=True)
+    (folder / "a/model/config.json").write_text('{"model_type": "llama"}')
+    (folder / "a/model/x.safetensors").write_bytes(b"")
 
 
 @pytest.fixture
 def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run.yaml").write_text(CONFIG)
+    make_files(tmp_path)
     return "run.yaml"
 
 
@@ -53,10 +61,40 @@ def rl(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProces
 def test_dry_run_prints_a_configuration_that_loads_back_and_writes_nothing(config_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", config_file, "--dry-run", "run.steps=7", "learner.betas=[0.5,0.6]"]) == 0
     text = capsys.readouterr().out
-    assert os.listdir() == [config_file]
+    assert sorted(os.listdir()) == ["a", config_file]
     Path("resolved.yaml").write_text(text)
     assert load_config([Path("resolved.yaml")]) == load_config([Path(config_file)], ["run.steps=7", "learner.betas=[0.5,0.6]"])
     assert "# batch      16 prompts a step x 8 samples a prompt = 128 rollouts" in text
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("model.path=nowhere/model", "model.path nowhere/model: no such folder"),
+        ("model.path=package:nothing", "model.path package:nothing: unknown"),
+        ("tasks.t.reward=maths", "tasks.t.reward: unknown reward 'maths'"),
+        ("tasks.t.reward=code", "tasks.t.reward: reward 'code' cannot grade"),
+        ("tasks.t.env=json:dumps tasks.t.reward=math", "tasks.t.env: environment 'json:dumps' cannot be made"),
+        ("tasks.t.options={kind: addition, foo: 1}", "unknown option 'foo'"),
+        ("tasks.more={kind: jsonl, env: math, path: none.jsonl}", "tasks.more.path: cannot read none.jsonl"),
+    ],
+)
+def test_dry_run_checks_data_rewards_and_model(word: str, says: str, config_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = word.split(" ") if "{" not in word else [word]
+    assert main(["train", config_file, "--dry-run", *words]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_dry_run_is_light(tmp_path: Path) -> None:
+    make_files(tmp_path)
+    code = (
+        "import sys\nfrom rl.cli import main\nassert main(['train', 'run.yaml', '--dry-run']) == 0\n"
+        "heavy = {'torch', 'ray', 'deepspeed', 'transformers', 'trl'} & set(sys.modules)\nsys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_dry_run_as_json(config_file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +250,7 @@ def test_every_command_has_help_and_json(command: str, capsys: pytest.CaptureFix
 
 
 def test_in_a_real_process(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text(CONFIG)
+    make_files(tmp_path)
     good = rl("train", "run.yaml", "--dry-run", cwd=tmp_path)
     assert (good.returncode, good.stderr) == (0, "")
     bad = rl("train", "run.yaml", "run.steps=0", cwd=tmp_path)
@@ -220,11 +258,11 @@ def test_in_a_real_process(tmp_path: Path) -> None:
     told = rl("train", "run.yaml", "run.steps=0", cwd=tmp_path, RL_TRACEBACK="1")
     assert told.returncode == 1
     assert "Traceback" in told.stderr
-    assert sorted(os.listdir(tmp_path)) == ["run.yaml"]
+    assert sorted(os.listdir(tmp_path)) == ["a", "run.yaml"]
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text(CONFIG)
+    make_files(tmp_path)
     reading, writing = os.pipe()
     os.close(reading)
     try:

@@ -49,7 +49,7 @@ def test_nothing_is_overwritten(made: Path, capsys: pytest.CaptureFixture[str]) 
         ("math", "is an environment or a reward already"),
         ("My-Env", "must be a Python name"),
         ("../up", "must be a Python name"),
-        ("class", "must be a Python name"),
+        ("class", "is a keyword of Python"),
         ("", "must be a Python name"),
         ("a" * 41, "must be a Python name"),
     ],

@@ -237,6 +237,11 @@ def test_plot_of_hostile_names_nan_and_single_steps(tmp_path: Path) -> None:
         plot_command(str(tmp_path), out=tmp_path / "missing" / "x.png", as_json=False)
 
 
+def test_plot_writes_png_only(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.jpg: the picture is a PNG file"):
+        plot_command(str(tmp_path), out=tmp_path / "x.jpg", as_json=False)
+
+
 def test_plot_without_steps_is_a_user_error(tmp_path: Path) -> None:
     prepare_run(tmp_path / "fresh")
     with pytest.raises(ValueError, match="no training step has finished"):

@@ -50,6 +50,7 @@ def test_a_run_learns_and_leaves_everything_behind(reference: Path) -> None:
     assert {line.step for line in recorded.evals} == {0, 6}
     assert (reference / "config.yaml").is_file() and (reference / "model" / "config.json").is_file()
     assert sorted(path.name for path in (reference / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+    assert not list(reference.glob(".*")), "nothing hidden stays"
 
 
 def test_the_log_has_every_rollout_once(reference: Path) -> None:

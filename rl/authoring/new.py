@@ -119,7 +119,9 @@ def next_steps(name: str, *, folder: Path) -> str:
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise ValueError(f"NAME {name!r} is a keyword of Python: choose another one")
+    if not _NAME.fullmatch(name):
         raise ValueError(f"NAME {name!r} must be a Python name of small letters, digits and '_', at most 40, that begins with a letter")
     if name in (*known_environments(), *known_graders()):
         raise ValueError(f"NAME {name!r} is an environment or a reward already: choose another one")

@@ -46,8 +46,10 @@ def plot_command(run: str, *, out: Path | None, as_json: bool) -> int:
     """Draw reward, pass rates, response length, entropy, staleness, mismatch KL and time by phase.
 
     Writes a PNG to `out`, by default `curves.png` in the run's folder. Raises ValueError for an unknown run, for one
-    without any step or evaluation, and when `out` cannot be written.
+    without any step or evaluation, and when `out` is no PNG or cannot be written.
     """
+    if out is not None and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: the picture is a PNG file; give it a name that ends in .png")
     root = find_run(run)
     metrics = read_metrics(RunPaths(root=root).metrics)
     if not metrics.steps and not metrics.evals:

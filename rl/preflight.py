@@ -1,0 +1,21 @@
+"""Everything that can be wrong with a run, checked before anything is started or written; `rl train --dry-run` does this alone."""
+
+from configs.schema import Config
+from environments.sandbox.make import use_sandbox
+from environments.sources.build import build_tasks
+from environments.sources.mixture import Mixture
+from rl.graders import check_problems, check_rewards
+from rl.model_folder import check_model
+
+
+def checked_tasks(config: Config) -> Mixture:
+    """The mixture of a configuration whose data, environments, rewards and model folder are there and go together.
+
+    Raises ValueError that names what is not, SandboxUnavailable when the sandbox of a reward cannot work here.
+    """
+    mixture = build_tasks(config)
+    use_sandbox(config.sandbox)
+    check_rewards(config.tasks)
+    check_problems(config.tasks, mixture)
+    check_model(config.model.path, gguf_file=config.model.gguf_file)
+    return mixture
