@@ -92,6 +92,7 @@ def test_malformed_data_is_named_by_file_line_and_field(
         ({"env": "digits", "reward": "trl:accuracy_reward"}, ["no 'solution'", "solution, for example '\\boxed{{{answer}}}'"]),
         ({"env": "digits", "options": {"foo": 1}}, ["tasks.rows.options", "unknown option 'foo'"]),
         ({"env": "math", "answer_field": "question", "options": {"foo": 1}}, ["tasks.rows.options", "unknown option 'foo'"]),
+        ({"env": "code", "options": {"attempts": 2}}, ["tasks.rows.options.attempts is for env=code_attempts"]),
         ({"env": "code", "options": {"foo": 1}}, ["tasks.rows.options", "unknown option 'foo'"]),
     ],
 )

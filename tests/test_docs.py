@@ -29,6 +29,7 @@ from configs.schema import Checked, Config, ObjectiveConfig
 from environments.lookup import load_dotted
 from environments.records import Episode, Message, Problem, StopReason, Task
 from environments.registry import ENVIRONMENT_GROUP, SOURCE_GROUP, load_plugins
+from environments.sandbox.base import Limits
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
 from rewards.registry import REWARD_GROUP, make_grader
@@ -504,3 +505,9 @@ def test_every_section_of_the_schema_is_checked() -> None:
     """`schema_keys` sees all sections: each is a component of its own."""
     hints = {name: hint for name, hint in get_type_hints(Config).items() if name not in ("section", "tasks")}
     assert all(issubclass(hint, Checked) for hint in hints.values())
+
+
+def test_the_table_of_limits_is_the_code() -> None:
+    text = (ROOT / "docs/sandbox.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| .+ \|$", text, re.M)
+    assert {name: float(value) for name, value in rows} == {name: float(value) for name, value in dataclasses.asdict(Limits()).items()}

@@ -12,6 +12,8 @@ from environments.records import Json
 CODE_ENVS = (*TEST_ENVS, "code_output")
 _GRADER_FIELDS = ("entry_point", "class_name", "ans_type", *JUDGING_FIELDS)
 _DEFAULTS = Judging()
+OPTIONS_OF = {"public_tests": "code_attempts", "attempts": "code_attempts", "compare": "code_output"}
+"""Options that mean something in one environment only."""
 
 
 @dataclass(frozen=True, kw_only=True)

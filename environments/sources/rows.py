@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from configs.schema import TaskConfig
 from environments.records import Json, Message, Problem, Task
 from environments.registry import unknown
-from environments.sources.code_rows import CODE_ENVS, CodeOptions, code_payload, code_reference
+from environments.sources.code_rows import CODE_ENVS, OPTIONS_OF, CodeOptions, code_payload, code_reference
 from environments.sources.options import read_options
 
 HIDDEN_FIELDS = ("answer", "tests", "check", "solution", "expected", "reference")
@@ -95,6 +95,9 @@ class RowMapper:
                 f"tasks.{name}.options: unknown option {', '.join(map(repr, about_rows))}; rows for env={config.env} have no options: "
                 "take it out"
             )
+        for key in about_rows:
+            if OPTIONS_OF.get(key, config.env) != config.env:
+                raise ValueError(f"tasks.{name}.options.{key} is for env={OPTIONS_OF[key]}, and env is {config.env}: take it out")
         answer_field = "answer" if generated else config.answer_field
         hidden = (*HIDDEN_FIELDS, answer_field)
         return cls(
