@@ -99,6 +99,7 @@ def test_what_goes_wrong_everywhere_is_told_once_with_its_own_fix(
     (rule,) = (one for one in report["rules"] if one["rule"] == "exceptions")
     (finding,) = rule["findings"]
     assert says in finding and finding.endswith(" more)") and fix in rule["fix"]
+    assert {one["result"] for one in report["rules"] if one["rule"] in ("gold_passes", "noop_fails", "cheats_fail")} == {"skipped"}
 
 
 @pytest.mark.parametrize("env", ["AlwaysBlocks", "AlwaysWaits"])

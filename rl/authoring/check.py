@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rl.authoring.episodes import MAX_SLOW
-from rl.authoring.jobs import JOBS, RULES_OF_JOBS
+from rl.authoring.jobs import JOBS, RULES_OF_JOBS, UNTRIED
 from rl.authoring.records import Finding, Report, Request
 from rl.authoring.subject import request_values, resolve
 
@@ -46,6 +46,8 @@ def check(request: Request) -> Report:
     findings = progress.findings
     first, second = progress.data.get(_FIRST), again.data.get(_FIRST)
     skipped = {RULES_OF_JOBS[job]: f"{progress.gave_up} was too slow {MAX_SLOW} times" for job in progress.left}
+    judged = {RULES_OF_JOBS[job] for job, result in progress.data.items() if result != UNTRIED}
+    skipped |= {RULES_OF_JOBS[job]: UNTRIED for job in progress.data if RULES_OF_JOBS[job] not in judged}
     if not progress.gave_up and first != second:
         findings.append(Finding(rule="seeded", text=_differs(first, second)))
         skipped["resets_cleanly"] = "cannot be told when the messages are random"

@@ -20,6 +20,8 @@ from rl.authoring.secrets import held_by_environment, said_by_environment, shown
 
 Job = Callable[[Stage], Awaitable[Any]]
 """Adds findings to the stage; what it returns goes back to the parent as JSON."""
+UNTRIED = "no episode came to a verdict"
+"""What a job returns that could judge nothing."""
 _EPISODES = 3
 _SHORT = 3
 """With a single problem, an answer of fewer characters may turn up by chance."""
@@ -57,28 +59,34 @@ async def resets_cleanly(stage: Stage) -> None:
         stage.findings.append(Finding(rule="resets_cleanly", text=text))
 
 
-async def gold_passes(stage: Stage) -> None:
+async def gold_passes(stage: Stage) -> str | None:
     """Reference solutions pass, those of all problems."""
     known = [(problem, reply) for problem in stage.subject.problems if (reply := gold_reply(problem)) is not None]
     if not known:
         stage.findings.append(Finding(rule="gold_passes", text="no problem has reference['solution'], so nothing shows that one can pass"))
+    graded = False
     for problem, reply in known:
         played = await stage.play(problem, reply, label="the reference solution")
+        graded = graded or played.score is not None
         if played.score is not None and played.score.status is not ScoreStatus.OK:
             text = f"the reference solution gets {played.score.status.value}: {played.score.reason[:200]}"
             stage.findings.append(Finding(rule="gold_passes", where=f"problem {problem.task.id}", text=text))
+    return None if graded else UNTRIED
 
 
-async def fails(stage: Stage, *, rule: str, label: str, reply: Callable[[Problem], str]) -> None:
+async def fails(stage: Stage, *, rule: str, label: str, reply: Callable[[Problem], str]) -> str | None:
     """A reply that solves nothing must fail: not pass, and not leave the baseline either."""
+    graded = False
     for problem in stage.subject.tried:
         said = reply(problem)
         if said == gold_reply(problem):
             continue
         played = await stage.play(problem, said, label=label)
+        graded = graded or played.score is not None
         if played.score is not None and played.score.status is not ScoreStatus.POLICY_FAIL:
             verdict = f"{played.score.status.value} with reward {played.score.reward}: {played.score.reason[:200]}"
             stage.findings.append(Finding(rule=rule, text=f"{label}, problem {problem.task.id}: gets {verdict}"))
+    return None if graded else UNTRIED
 
 
 async def hidden_data(stage: Stage) -> None:
@@ -140,14 +148,14 @@ def _difference(before: Played, after: Played) -> str:
 
 
 def _probe(name: str) -> Job:
-    async def probe(stage: Stage) -> None:
-        await fails(stage, rule="cheats_fail", label=f"cheat {name!r}", reply=PROBES[name])
+    async def probe(stage: Stage) -> str | None:
+        return await fails(stage, rule="cheats_fail", label=f"cheat {name!r}", reply=PROBES[name])
 
     return probe
 
 
-async def _noop(stage: Stage) -> None:
-    await fails(stage, rule="noop_fails", label="an empty reply", reply=lambda problem: "")
+async def _noop(stage: Stage) -> str | None:
+    return await fails(stage, rule="noop_fails", label="an empty reply", reply=lambda problem: "")
 
 
 JOBS: Mapping[str, Job] = {
