@@ -27,7 +27,8 @@ def check_needs(reward: str, problem: Problem) -> None:
     """Raise ValueError when a part of `reward`, a name or a mix, could never grade this problem; FieldMissing names a missing column."""
     for term in parse_mix(reward):
         what = f"reward {term.name!r} cannot grade problem {problem.task.id}"
-        if term.name in _ANSWER and not str(problem.reference.get("answer") or "").strip():
+        answer = problem.reference.get("answer")
+        if term.name in _ANSWER and (answer is None or not str(answer).strip()):
             raise FieldMissing(f"{what}: it has no 'answer'", field="answer")
         if term.name in _TESTS:
             try:

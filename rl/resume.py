@@ -11,6 +11,8 @@ from configs.schema import Config
 _SECTIONS = ("model", "sampling", "objective", "filters")
 _SETTINGS = (
     "learner.optimizer_steps_per_batch",
+    "learner.ranks",
+    "learner.zero_stage",
     "rollout.prompts_per_step",
     "rollout.samples_per_prompt",
     "rollout.max_staleness",
