@@ -142,7 +142,8 @@ call(303, -100, b'/', ctypes.create_string_buffer(160), ctypes.byref(ctypes.c_in
         CALL
         + """\
 call(175, None, 0, b''); call(313, 0, b'', 0); call(246, 0, 0, 0, 0); call(169, 0, 0, 0, 0)
-call(227, 0, ctypes.create_string_buffer(16)); call(170, b'x', 1); call(103, 3, ctypes.create_string_buffer(64), 64)"""
+call(227, 0, ctypes.create_string_buffer(16)); call(170, b'x', 1); call(103, 3, ctypes.create_string_buffer(64), 64)
+call(162); call(306, 0)"""
     ),
     "x32 system calls": Attack(
         program=CALL

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -163,6 +163,30 @@ def test_sessions_keep_their_state(kind: Kind) -> None:
 
     within(kind, act, slots=1)
     assert box_processes() == []
+
+
+def test_a_line_that_comes_bit_by_bit_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts the bytes that are looked through: a few times what was written, not its square."""
+    searched = 0
+
+    class Counting(bytearray):
+        def find(self, what: Any, start: Any = 0, end: Any = None) -> int:
+            nonlocal searched
+            searched += len(self) - start
+            return super().find(what, start, end)
+
+    monkeypatch.setattr("environments.sandbox.box.bytearray", Counting, raising=False)
+    program = b"import os, time\ninput()\nfor _ in range(200):\n    os.write(1, b'x' * 4096)\n    time.sleep(0.001)\n"
+    program += b"print()\nprint('y', flush=True)\ninput()"
+
+    async def act(sandbox: Sandbox) -> tuple[bytes, bytes]:
+        session = await sandbox.open(program)
+        answers = await session.ask(b"", seconds=30), await session.ask(b"", seconds=30)
+        await session.close()
+        return answers
+
+    assert within(ForkServer, act) == (b"x" * 4096 * 200, b"y")
+    assert 0 < searched < 3 * 4096 * 200
 
 
 @by_kind

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from environments.code_tests.candidate import START_SECONDS, Candidate, CandidateFailed, error_text, one_line, open_candidate
-from environments.code_tests.compare import plain_json, same_json, same_literal
+from environments.code_tests.compare import brief, plain_json, same_json, same_literal
 from environments.code_tests.records import FunctionTests, InputTest, Report
 from environments.code_tests.values import NotAValue, encode
 from environments.sandbox.base import Sandbox
@@ -59,9 +59,12 @@ async def run_input_test(code: str, test: InputTest, *, sandbox: Sandbox) -> Rep
             return Report(passed=0, total=1, failures=(str(error),))
     if "error" in output:
         return Report(passed=0, total=1, failures=(f"f raised {error_text(output)}",))
-    if same_literal(str(output.get("value")), test.output):
+    value = output.get("value")
+    if not isinstance(value, str):
+        return Report(passed=0, total=1, failures=("the code spoiled its results",))
+    if same_literal(value, test.output):
         return Report(passed=1, total=1)
-    return Report(passed=0, total=1, failures=(one_line(f"f returned {output.get('value')}, not {test.output}"),))
+    return Report(passed=0, total=1, failures=(one_line(f"f returned {value[:200]}, not {test.output}"),))
 
 
 async def load_function(candidate: Candidate, code: str, *, context: str, name: str) -> int:
@@ -72,7 +75,10 @@ async def load_function(candidate: Candidate, code: str, *, context: str, name: 
 
 
 async def load(candidate: Candidate, code: str, *, context: str, names: tuple[str, ...], share_files: bool) -> dict[str, Any]:
-    """Load `code`; what stands for each of `names`. Raises CandidateFailed when the code fails, or one of them is no object of it."""
+    """Load `code`; {"handle": [number, name of its type]} for each of `names`, made here: nothing else of the reply goes on.
+
+    Raises CandidateFailed when the code fails, or one of them is no object of it.
+    """
     request = {"op": "load", "code": code, "context": context, "names": names, "share_files": share_files}
     reply = await candidate.ask(request, extra_seconds=START_SECONDS)
     if "error" in reply:
@@ -80,13 +86,15 @@ async def load(candidate: Candidate, code: str, *, context: str, names: tuple[st
     defined = reply.get("names")
     if not isinstance(defined, dict):
         raise CandidateFailed("the code spoiled its results")
+    handles = {}
     for name in names:
         if name not in defined:
             raise CandidateFailed(f"the code defines no {name}")
         handle = defined[name].get("handle") if isinstance(defined[name], dict) else None
-        if not isinstance(handle, list) or len(handle) != 2 or type(handle[0]) is not int:
+        if not isinstance(handle, list) or len(handle) != 2 or type(handle[0]) is not int or not isinstance(handle[1], str):
             raise CandidateFailed(f"{name} is no function or class")
-    return defined
+        handles[name] = {"handle": [handle[0], handle[1][:60]]}
+    return handles
 
 
 async def _one_call(candidate: Candidate, target: int, *, number: int, tests: FunctionTests) -> str:
@@ -103,12 +111,12 @@ async def _one_call(candidate: Candidate, target: int, *, number: int, tests: Fu
         value = plain_json(reply["value"])
         if same_json(value, expected, tolerance=tests.judging.float_tolerance):
             return ""
-        got = one_line(repr(value))
-    except (NotAValue, RecursionError) as error:
-        got = str(error) or "a value that is too deep"
-    except ValueError:  # an integer too long to be written in decimal
-        got = "a huge integer"
-    return f"{call} returned {got}, expected {one_line(repr(expected))}"
+        got = one_line(brief(value))
+    except NotAValue as error:
+        got = str(error)
+    except RecursionError:
+        got = "a value that is too deep"
+    return f"{call} returned {got}, expected {one_line(brief(expected))}"
 
 
 def _names_objects(data: Any) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from environments.code_tests.records import Judging
+from environments.code_tests.values import MAX_ITEMS, MAX_REPLY_BYTES
 from environments.records import Json
 from environments.sandbox.base import Execution, Limits, Sandbox, Session, SessionEnded
 
@@ -16,12 +17,17 @@ def source_of(name: str) -> bytes:
     return (Path(__file__).parent / name).read_bytes()
 
 
-BOX_FILES = {f"environments/code_tests/{name}": source_of(name) for name in ("values.py", "shared_files.py", "unittest_run.py")}
+BOX_FILES = {
+    f"environments/code_tests/{name}": source_of(name) for name in ("expressions.py", "shared_files.py", "unittest_run.py", "values.py")
+}
 """What the programs in the boxes import."""
 _BOX = source_of("candidate_box.py")
 START_SECONDS = 5.0
 """Allowed for the start of a box, beside the time of the code in it."""
 _OUTPUT_BYTES = 32 << 20
+"""Of all replies of a box together."""
+_MAX_CONTAINERS = MAX_ITEMS + 100_000
+"""Opening brackets of one reply: more than any value has. The rest is for texts and tags."""
 
 
 class CandidateFailed(Exception):
@@ -44,6 +50,7 @@ class Candidate:
             reply = await self._session.ask(line, seconds=self._judging.test_seconds + extra_seconds)
         except SessionEnded:
             raise CandidateFailed(why_ended(await self._session.close(), judging=self._judging)) from None
+        check_size(reply)
         json_object(reply)
         return reply
 
@@ -66,6 +73,17 @@ def box_limits(judging: Judging) -> Limits:
         memory_mb=judging.memory_mb,
         output_bytes=_OUTPUT_BYTES,
     )
+
+
+def check_size(reply: bytes) -> None:
+    """Before a reply is parsed: as objects it takes up to 80 times its length. Raises CandidateFailed.
+
+    The box keeps to the same limits, unless the code in it has taken it over.
+    """
+    if len(reply) > MAX_REPLY_BYTES:
+        raise CandidateFailed(f"the code returned more than {MAX_REPLY_BYTES >> 20} MiB")
+    if reply.count(b"[") + reply.count(b"{") > _MAX_CONTAINERS:
+        raise CandidateFailed("the code returned a value with too many items")
 
 
 def json_object(line: bytes) -> dict[str, Any]:
@@ -98,12 +116,12 @@ def why_ended(execution: Execution, *, judging: Judging) -> str:
 def error_text(reply: dict[str, Any]) -> str:
     """The text of a reply's error."""
     error = reply.get("error")
-    return one_line(str(error[-1])) if isinstance(error, list) and error else "an error without a text"
+    return one_line(error[-1]) if isinstance(error, list) and error and isinstance(error[-1], str) else "an error without a text"
 
 
 def one_line(text: str) -> str:
     """Short, on one line, and safe to write as UTF-8."""
-    line = " ".join(text.encode("utf-8", "replace").decode().replace("\0", "\ufffd").splitlines())
+    line = " ".join(text[:1000].encode("utf-8", "replace").decode().replace("\0", "\ufffd").splitlines())
     return line if len(line) <= 160 else line[:157] + "..."
 
 

@@ -8,6 +8,7 @@ and comparisons are elsewhere. Standard library only.
 import atexit
 import base64
 import contextlib
+import gc
 import json
 import os
 import select
@@ -20,10 +21,9 @@ from typing import Any
 sys.path.insert(0, "/work")  # where the grader put the two modules below
 
 from environments.code_tests.shared_files import SharedFiles
-from environments.code_tests.values import NotAValue, decode, encode, seed_random
+from environments.code_tests.values import MAX_REPLY_BYTES, MAX_STDOUT_BYTES, NotAValue, decode, encode, seed_random
 
-MAX_REPLY_BYTES = 4 << 20
-MAX_STDOUT_BYTES = 2 << 20
+_PROGRAM_FILE = "/work/main.py"
 _MAX_STDERR_BYTES = 300
 _MAX_LISTED = 10_000
 
@@ -39,7 +39,9 @@ class Candidate:
     """The response's code, and the objects of it that the other side knows by number."""
 
     def __init__(self) -> None:
-        self._namespace: dict[str, Any] = {"__name__": "candidate"}
+        module = types.ModuleType("candidate")  # data classes and pickled objects look for the module of their class
+        sys.modules["candidate"] = module
+        self._namespace = module.__dict__
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}
         self._foreign: dict[int, _Foreign] = {}
@@ -99,7 +101,9 @@ class Candidate:
         return {"args": [self._encode(item) for item in args], "kwargs": {str(name): self._encode(item) for name, item in kwargs.items()}}
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._program = compile(request["code"], "main.py", "exec")
+        self._program = compile(request["code"], _PROGRAM_FILE, "exec")
+        with open(_PROGRAM_FILE, "w") as file:
+            file.write(request["code"])
         return {}
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -141,8 +145,12 @@ class Candidate:
             for number, fd in enumerate(fds):
                 os.dup2(fd, number)
             os.closerange(3, 256)
-            sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "w" if number else "r", closefd=False) for number in range(3))
+            sys.stdin = sys.__stdin__ = os.fdopen(0, "r", closefd=False)  # type: ignore[misc]
+            sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
+            sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, closefd=False)  # type: ignore[misc]
+            stdout = sys.stdout
             module = types.ModuleType("__main__")
+            module.__file__ = _PROGRAM_FILE
             sys.modules["__main__"] = module
             sys.argv = ["main.py"]
             try:
@@ -150,14 +158,18 @@ class Candidate:
                 status = 0
             except SystemExit as leave:
                 status = 0 if leave.code is None else leave.code if isinstance(leave.code, int) else 1
+                if status == 1 and not isinstance(leave.code, int):
+                    print(leave.code, file=sys.stderr)
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            for thread in threading.enumerate():
-                if thread is not threading.main_thread() and not thread.daemon:
-                    thread.join()
+            threading._shutdown()  # type: ignore[attr-defined]  # waits for the program's threads
             atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for name in [name for name in module.__dict__ if name != "__builtins__"]:
+                module.__dict__[name] = None  # open files are written when they are collected
+            gc.collect()
+            for file in (sys.stdout, stdout):
+                with contextlib.suppress(Exception):  # the program may have closed or replaced it
+                    file.flush()
         finally:
             os._exit(status & 255)
 

@@ -3,11 +3,13 @@
 import ast
 import math
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 from environments.code_tests.values import NotAValue, decode_int
 from environments.records import Json
 
+_MAX_SHOWN_BITS = 10_000
 _MAX_LITERAL_CHARS = 20_000
 _MAX_LITERAL_DEPTH = 60
 _DEFAULT_TOLERANCE = 1e-9
@@ -62,6 +64,28 @@ def same_json(value: Json, expected: Json, *, tolerance: float = 0.0) -> bool:
     return False
 
 
+def brief(value: Json) -> str:
+    """The beginning of `repr(value)`, at little cost whatever the size and depth of the value."""
+    return _brief(value, 200)
+
+
+def _brief(value: Json, room: int) -> str:
+    if isinstance(value, str):
+        return repr(value[:room])
+    if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
+        return "a huge integer"
+    if not isinstance(value, list | dict):
+        return repr(value)
+    shown = ""
+    for item in value:
+        if len(shown) >= room:
+            break
+        entry = f"{_brief(item, room - len(shown))}: " if isinstance(value, dict) else ""
+        content = value[item] if isinstance(value, dict) else item
+        shown += (", " if shown else "") + entry + (_brief(content, room - len(shown) - 1) if len(shown) + 1 < room else "...")
+    return f"{{{shown}}}" if isinstance(value, dict) else f"[{shown}]"
+
+
 def output_difference(printed: str, expected: str, *, tolerance: float) -> str:
     """Where two outputs differ; empty when they agree.
 
@@ -69,7 +93,8 @@ def output_difference(printed: str, expected: str, *, tolerance: float) -> str:
     With a tolerance, two words that are both numbers may differ by it, absolute or relative.
     """
     got, wanted = _lines(printed), _lines(expected)
-    for number, (left, right) in enumerate(zip(got, wanted, strict=False), start=1):
+    for number, (line, wanted_line) in enumerate(zip(got, wanted, strict=False), start=1):
+        left, right = line.split(), wanted_line.split()
         if len(left) != len(right) or not all(_same_word(a, b, tolerance=tolerance) for a, b in zip(left, right, strict=True)):
             return f"line {number} is {_cut(' '.join(left))!r} instead of {_cut(' '.join(right))!r}"
     return "" if len(got) == len(wanted) else f"{len(got)} lines instead of {len(wanted)}"
@@ -107,13 +132,21 @@ def _same_value(value: Any, expected: Any) -> bool:
     if type(value) in (list, tuple):
         return len(value) == len(expected) and all(_same_value(left, right) for left, right in zip(value, expected, strict=True))
     if type(value) is dict:
-        return value.keys() == expected.keys() and all(_same_value(value[key], expected[key]) for key in value)
+        return _same_members(value, expected) and all(_same_value(value[key], expected[key]) for key in value)
+    if type(value) is set:
+        return _same_members(value, expected)
     return bool(value == expected)
 
 
-def _lines(text: str) -> list[list[str]]:
-    lines = [line.split() for line in text.strip().split("\n")]
-    return lines if lines != [[]] else []
+def _same_members(value: Collection[Any], expected: Collection[Any]) -> bool:
+    """Sets, or keys: each with an equal one of the same type on the other side."""
+    theirs = {member: member for member in expected}
+    return len(value) == len(theirs) and all(member in theirs and _same_value(member, theirs[member]) for member in value)
+
+
+def _lines(text: str) -> list[str]:
+    text = text.strip()
+    return text.split("\n") if text else []
 
 
 def _same_word(word: str, expected: str, *, tolerance: float) -> bool:

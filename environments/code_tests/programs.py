@@ -6,6 +6,7 @@ from typing import Any
 from environments.code_tests.candidate import START_SECONDS, Candidate, CandidateFailed, error_text, one_line, open_candidate
 from environments.code_tests.compare import output_difference
 from environments.code_tests.records import Report, StdioTests
+from environments.code_tests.values import MAX_STDOUT_BYTES
 from environments.sandbox.base import Sandbox
 
 _MAX_FAILURES = 20
@@ -44,15 +45,24 @@ async def _one_run(candidate: Candidate, *, number: int, tests: StdioTests) -> s
         return f"the program could not be run: {error_text(reply)}"
     if reply.get("timeout") is not False:
         return f"the program ran longer than {seconds:g} s"
-    if reply.get("exit") != 0:
-        return f"the program ended with exit code {one_line(str(reply.get('exit')))}: {one_line(str(reply.get('stderr', '')))}"
     if reply.get("too_much") is not False:
-        return "the program printed too much"
+        return f"the program wrote more than {MAX_STDOUT_BYTES >> 20} MiB"
+    if reply.get("exit") != 0:
+        return _how_it_ended(reply)
     try:
         printed = _text(reply.get("stdout"))
     except ValueError:
         return "the program printed bytes that are no UTF-8"
     return output_difference(printed, tests.stdout[number], tolerance=tests.judging.float_tolerance)
+
+
+def _how_it_ended(reply: dict[str, Any]) -> str:
+    code, stderr = reply.get("exit"), reply.get("stderr")
+    if type(code) is not int or not -64 <= code <= 255 or not isinstance(stderr, str):
+        return "the program spoiled its results"
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    said = one_line(stderr)
+    return f"the program {how}: {said}" if said else f"the program {how}"
 
 
 def _text(encoded: Any) -> str:

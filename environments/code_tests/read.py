@@ -17,6 +17,13 @@ JUDGING_FIELDS = tuple(spec.name for spec in fields(Judging))
 PUZZLE_TESTS = "assert sat(sol()) is True"
 _FILE_NAMES = frozenset(("open", "os", "sqlite3", "tempfile", "pathlib", "shutil", "Path", "gettempdir"))
 """A test source that uses one of these looks at files."""
+_RUNS_DATA = frozenset(
+    (
+        *("exec", "compile", "__import__", "importlib", "runpy", "subprocess", "multiprocessing", "ctypes"),
+        *("pickle", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"),
+    )
+)
+"""What could run, as code, a text or a file that the candidate made. `eval` is harmless in the test box: see `expressions.py`."""
 
 
 def read_tests(env: str, reference: Mapping[str, Json]) -> Tests:
@@ -31,6 +38,7 @@ def read_tests(env: str, reference: Mapping[str, Json]) -> Tests:
             known_input=str(reference.get("answer") or ""),
             judging=judging,
         )
+    _check_runs_no_data(reference, fields=("tests", "context") if env == "code_puzzle" else ("tests",))
     entry_point = _entry_point(reference)
     context = str(reference.get("context") or "")
     if env == "code_puzzle":
@@ -144,6 +152,21 @@ def _support(free: frozenset[str], *sources: str, wanted: tuple[str, ...], impor
     text = support_source(*sources, leave_out=frozenset(wanted), imports_only=imports_only)
     modules = sorted((free & sys.stdlib_module_names) - names_of(text, what="support").binds - set(wanted))
     return "\n".join((text, *(f"import {name}" for name in modules)))
+
+
+def _check_runs_no_data(reference: Mapping[str, Json], *, fields: tuple[str, ...]) -> None:
+    """Raises ValueError for sources of the test box that may run what the candidate made."""
+    for field in fields:
+        source = reference.get(field)
+        if not isinstance(source, str) or isinstance(parsed_tests(source), list):
+            continue
+        names = names_of(source, what=f"field {field!r}")
+        used = sorted((names.used | names.imports) & _RUNS_DATA)
+        if used:
+            raise ValueError(
+                f"field {field!r} uses {used[0]!r}; tests must not run what a response returned or wrote, "
+                "or unpickle it: it could then give itself any reward"
+            )
 
 
 def _entry_point(reference: Mapping[str, Json]) -> str:

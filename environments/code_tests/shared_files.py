@@ -1,7 +1,7 @@
 """Files that both boxes of a grading see: what one side wrote since the last message travels with the next one.
 
-Used inside the boxes: standard library only. Regular files of the working directory and /tmp, a few and small; anything else
-that a program leaves there is not looked at.
+Used inside the boxes: standard library only. Regular files of the working directory and /tmp, a few and small, whose names are
+not those of code; anything else that a program leaves there is not looked at.
 """
 
 import os
@@ -9,6 +9,8 @@ import stat
 from typing import Any
 
 _FOLDERS = ("/work", "/tmp")
+_CODE = (".py", ".pyc", ".pyo", ".pyw", ".pth", ".so", ".zip", ".egg")
+"""Endings of names that an interpreter may load code from."""
 _MAX_FILES = 32
 _MAX_BYTES = 1 << 20
 
@@ -36,7 +38,7 @@ class SharedFiles:
             raise ValueError("malformed files")
         for path, content in changes.items():
             folder, name = os.path.split(path)
-            if folder not in _FOLDERS or name in ("", ".", ".."):
+            if folder not in _FOLDERS or name in ("", ".", "..") or name.endswith(_CODE):
                 raise ValueError(f"a file at {path!r}")
             if content is None:
                 if path in self._known:
@@ -55,6 +57,7 @@ class SharedFiles:
         for folder in _FOLDERS:
             for entry in os.scandir(folder):
                 state = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(state.st_mode) and state.st_size <= _MAX_BYTES and len(found) < _MAX_FILES:
+                shared = stat.S_ISREG(state.st_mode) and state.st_size <= _MAX_BYTES and not entry.name.endswith(_CODE)
+                if shared and len(found) < _MAX_FILES:
                     found[entry.path] = (state.st_mtime_ns, state.st_size, state.st_ino)
         return found

@@ -21,6 +21,8 @@ class SourceNames:
     """Bound at the top level, imports included."""
     defines: frozenset[str]
     """Functions and classes of the top level."""
+    imports: frozenset[str]
+    """First words of all modules that are imported anywhere."""
     n_asserts: int
     n_test_methods: int
     """Methods `test*` of classes that derive from a TestCase."""
@@ -49,6 +51,7 @@ def names_of(source: str, *, what: str) -> SourceNames:
         used=frozenset(used),
         binds=binds,
         defines=frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)),
+        imports=frozenset(_imports(tree)),
         n_asserts=sum(isinstance(node, ast.Assert) for node in ast.walk(tree)),
         n_test_methods=sum(_test_methods(node) for node in tree.body if isinstance(node, ast.ClassDef)),
         calls_check=any(_is_check_call(node) for statement in tree.body if isinstance(statement, ast.Expr) for node in ast.walk(statement)),
@@ -106,6 +109,14 @@ def _scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
     yield table
     for child in table.get_children():
         yield from _scopes(child)
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
 
 
 def _test_methods(node: ast.ClassDef) -> int:

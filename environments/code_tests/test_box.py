@@ -10,18 +10,23 @@ Channel, a JSON object a line: `start` comes in, then any number of {"request"} 
 
 import ast
 import builtins
+import importlib
 import json
+import math
 import os
 import sys
+import types
 from typing import Any
 
-sys.path.insert(0, "/work")  # where the grader put the two modules below
+sys.path.insert(0, "/work")  # where the grader put the modules below, until `close_imports`
 
+from environments.code_tests.expressions import evaluate
 from environments.code_tests.shared_files import SharedFiles
 from environments.code_tests.values import NotAValue, decode, encode, seed_random
 
 _MAX_FAILURES = 20
 _PARTS = "_Remote__remote_parts"
+_FILE_FOLDERS = ("/work", "/tmp")
 _NOT_RAISED = (StopIteration, StopAsyncIteration)
 """Would end a loop of the test early, and quietly."""
 
@@ -74,6 +79,8 @@ class Relay:
             for mine, theirs in zip(args, reply["args"], strict=True):
                 _take_over(mine, self._decode(theirs))
         value = self._decode(reply["value"])
+        if self.objects == "refused" and not finite(value):
+            raise CandidateError("the answer holds a number that is not finite")
         if self._answer_type and not conforms(value, self._answer_type):
             raise CandidateError(f"the answer is {_short(repr(value))}, which is no {self._answer_type}")
         return value
@@ -228,6 +235,17 @@ def conforms(value: Any, kind: str) -> bool:
     return type(value).__name__ == kind or (kind == "float" and type(value) is int)
 
 
+def finite(value: Any) -> bool:
+    """Whether no number in `value` is NaN, which would pass every `not a > b`, or infinite."""
+    if type(value) is dict:
+        return all(finite(key) and finite(item) for key, item in value.items())
+    if type(value) in (list, tuple, set, frozenset):
+        return all(finite(item) for item in value)
+    if type(value) is complex:
+        return math.isfinite(value.real) and math.isfinite(value.imag)
+    return type(value) is not float or math.isfinite(value)
+
+
 class _AssertCounter(ast.NodeTransformer):
     """Gives each assert statement a number and reports whether it held."""
 
@@ -283,19 +301,21 @@ def judge(start: dict[str, Any], relay: Relay) -> dict[str, Any]:
     outcomes = Outcomes(keep_going=start["keep_going"])
     finished = False
     seed_random(start["support"] + start["source"])
+    module = types.ModuleType("tests")  # data classes and pickled objects look for the module of their class
+    sys.modules["tests"] = module
+    module.__dict__["eval"] = evaluate
     try:
-        namespace: dict[str, Any] = {"__name__": "tests"}
-        exec(compile(start["support"], "support", "exec"), namespace)
-        namespace |= {name: relay.stand_in(data) for name, data in start["names"].items()}
+        exec(compile(start["support"], "support", "exec"), module.__dict__)
     except Exception as error:
         return {"broken": _shown(error)}
+    module.__dict__.update({name: relay.stand_in(data) for name, data in start["names"].items()})
     try:
         if start["unittest"]:
-            from environments.code_tests.unittest_run import run_unittests  # here, because it costs many times the other imports
+            from environments.code_tests.unittest_run import run_unittests  # `close_imports` has imported it
 
-            run_unittests(start["source"], namespace, outcomes)
+            run_unittests(start["source"], module, outcomes)
         else:
-            run_asserts(start, namespace, outcomes)
+            run_asserts(start, module.__dict__, outcomes)
         finished = not relay.ended
     except (_Stop, CandidateEnded):
         pass
@@ -371,6 +391,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def close_imports(start: dict[str, Any]) -> None:
+    """From here on nothing is imported from a folder that files of the candidate may come to."""
+    if start["unittest"]:
+        importlib.import_module("environments.code_tests.unittest_run")  # only then: it costs many times the other imports
+    sys.path[:] = [path for path in sys.path if os.path.isabs(path) and not path.startswith(_FILE_FOLDERS)]
+
+
 def main() -> None:
     lines = os.fdopen(os.dup(0), "rb")
     channel = os.dup(1)
@@ -379,6 +406,7 @@ def main() -> None:
         os.dup2(null, fd)
     start = json.loads(lines.readline())
     nonce = start.pop("nonce")
+    close_imports(start)
     relay = Relay(start, channel=channel, lines=lines)
     verdict = judge(start, relay)
     relay.send({"verdict": verdict, "nonce": nonce})

@@ -1,6 +1,5 @@
 """Runs in the test box: unittest classes. Imported there only when a problem has such tests. Standard library only."""
 
-import sys
 import types
 import unittest
 from typing import TYPE_CHECKING, Any
@@ -38,11 +37,8 @@ class _Result(unittest.TestResult):
         self.addSkip(test, "expected to fail")
 
 
-def run_unittests(source: str, namespace: dict[str, Any], outcomes: "Outcomes") -> None:
-    """Run every TestCase class of the source."""
-    module = types.ModuleType("tests")
-    sys.modules["tests"] = module
-    module.__dict__.update(namespace)
+def run_unittests(source: str, module: types.ModuleType, outcomes: "Outcomes") -> None:
+    """Run every TestCase class of the source, in `module`."""
     exec(compile(source, "tests", "exec"), module.__dict__)
     suite = unittest.defaultTestLoader.loadTestsFromModule(module)
     outcomes.n_expected = suite.countTestCases()

@@ -17,6 +17,10 @@ from typing import Any
 MAX_DEPTH = 60
 MAX_ITEMS = 500_000
 """Items of all containers of one value together."""
+MAX_REPLY_BYTES = 4 << 20
+"""One message of a candidate's box."""
+MAX_STDOUT_BYTES = 2 << 20
+"""What one run of a program may print."""
 MAX_INT_BITS = 1_000_000
 _PLAIN_INT = 2**53
 _SEQUENCES: dict[Any, str] = {tuple: "tuple", set: "set", frozenset: "frozenset"}

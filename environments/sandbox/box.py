@@ -72,6 +72,8 @@ class Box:
         self._close_stdin_when_sent = False
         self._lines_read = 0
         """Bytes of stdout that `ask` has returned."""
+        self._searched = 0
+        """Bytes of stdout that hold no end of a line that `ask` has not returned."""
         self._changed = asyncio.Event()
         self._open = {pipes.stdin, pipes.stdout, pipes.stderr}
         self._closed = False
@@ -101,7 +103,7 @@ class Box:
         stdout = self._buffers[self._stdout]
         try:
             async with asyncio.timeout(seconds):
-                while (end := stdout.find(b"\n", self._lines_read)) < 0 and not self._ended.done():
+                while (end := self._find_line_end(stdout)) < 0 and not self._ended.done():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -113,12 +115,18 @@ class Box:
             raise
         if end < 0:
             await self._wait()  # drains what was written last
-            end = stdout.find(b"\n", self._lines_read)
+            end = self._find_line_end(stdout)
         if end < 0 or self._killed_by is not None:
             raise SessionEnded(f"the program exceeded its limit: {self._killed_by}" if self._killed_by else "the program has ended")
         answer = bytes(stdout[self._lines_read : end])
-        self._lines_read = end + 1
+        self._lines_read = self._searched = end + 1
         return answer
+
+    def _find_line_end(self, stdout: bytearray) -> int:
+        """Where the next line ends, or -1. What was searched is not searched again: a program may write a byte at a time."""
+        end = stdout.find(b"\n", self._searched)
+        self._searched = len(stdout) if end < 0 else end
+        return end
 
     async def close(self) -> Execution:
         """See Session.close."""

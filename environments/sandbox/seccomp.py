@@ -2,7 +2,8 @@
 
 What it refuses is what a program under test never needs and what has opened kernels before: mounts and namespaces, tracing and
 reading other processes, kernel modules, bpf, io_uring, keys, performance counters, userfaultfd, file handles, sockets other than
-AF_UNIX (vsock and netlink too), System V and message-queue memory, memory files, and typing into a terminal. A foreign system-call
+AF_UNIX (vsock and netlink too), System V and message-queue memory, memory files, typing into a terminal, and
+making the host write its disks. A foreign system-call
 table ends the process. Refused calls return an error, so programs that only probe for them go on.
 
 Sources: seccomp(2), the kernel's unistd tables of x86-64 and arm64, include/uapi/linux/{audit,filter,seccomp,sched}.h.
@@ -29,6 +30,7 @@ _DENIED = {
         **{"mbind": 237, "migrate_pages": 256, "set_mempolicy": 238, "fanotify_init": 300, "fanotify_mark": 301, "kcmp": 312},
         **{"vhangup": 153, "personality": 135, "nfsservctl": 180, "uselib": 134, "ustat": 136, "sysfs": 139, "sethostname": 170},
         **{"setdomainname": 171, "memfd_create": 319, "shmget": 29, "msgget": 68, "semget": 64, "mq_open": 240},
+        **{"sync": 162, "syncfs": 306},
     },
     "aarch64": {
         **{"mount": 40, "umount2": 39, "pivot_root": 41, "chroot": 51, "unshare": 97, "setns": 268, "ptrace": 117},
@@ -39,7 +41,7 @@ _DENIED = {
         **{"quotactl": 60, "syslog": 116, "lookup_dcookie": 18, "move_pages": 239, "mbind": 235, "migrate_pages": 238},
         **{"set_mempolicy": 237, "fanotify_init": 262, "fanotify_mark": 263, "kcmp": 272, "vhangup": 58, "personality": 92},
         **{"nfsservctl": 42, "sethostname": 161, "setdomainname": 162, "memfd_create": 279, "shmget": 194, "msgget": 186},
-        **{"semget": 190, "mq_open": 180},
+        **{"semget": 190, "mq_open": 180, "sync": 81, "syncfs": 267},
     },
 }
 _DENIED_EVERYWHERE = {
