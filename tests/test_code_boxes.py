@@ -218,6 +218,17 @@ def test_test_classes_live_in_a_module() -> None:
     assert score.status is ScoreStatus.OK, score.reason
 
 
+OWN_STDOUT = """
+import io, os, sys
+class Fast(io.IOBase):
+    def __init__(self): self.kept = io.BytesIO()
+    def write(self, text): return self.kept.write(text.encode())
+    def flush(self):
+        os.write(1, self.kept.getvalue())
+        self.kept.truncate(0), self.kept.seek(0)
+sys.stdout = Fast()
+print(2)
+"""
 RIGHT_PROGRAMS = {
     "open(1)": "f = open(1, 'w')\nprint(2, file=f)",
     "open(1) in a function": "def main():\n    global f\n    f = open(1, 'w')\n    print(2, file=f)\nmain()",
@@ -234,6 +245,7 @@ RIGHT_PROGRAMS = {
     "a thread": "import threading\nthreading.Thread(target=lambda: print(int(input()) + 1)).start()",
     "a pool of threads": "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(2)\npool.submit(print, 2)",
     "own buffer": "import io, os\nout = io.BufferedWriter(io.FileIO(1, 'w', closefd=False))\nout.write(b'2\\n')",
+    "own class that writes when flushed": OWN_STDOUT,
     "open(0)": "print(int(open(0).read()) + 1)",
     "exit()": "print(2)\nraise SystemExit",
     "future annotations": "from __future__ import annotations\n" + DATA_CLASS + "int\nprint(P(2).n)",

@@ -78,6 +78,8 @@ ANSWERED = {
     "rl env check my_pkg.my_env:PlanFirst --reward math": "all rules hold",
     "rl env check math": "all rules hold",
     "rl grade --env math --tasks data/tasks.jsonl --responses data/responses.jsonl": "ok 1, policy_fail 1, infra 0, ungradable 0",
+    "rl env check code": "all rules hold",
+    "rl grade --env code --tasks data/code_tasks.jsonl --responses data/code_responses.jsonl": "ok 1, policy_fail 1, infra 0, ungradable 0",
     'rl grade --env math --reward "math + 0.1*my_pkg.rewards:brevity" --tasks data/tasks.jsonl --responses data/responses.jsonl --json': (
         '"my_pkg.rewards:brevity": {"value": -0.0'
     ),

@@ -164,12 +164,11 @@ class Candidate:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr)
             threading._shutdown()  # type: ignore[attr-defined]  # waits for the program's threads
             atexit._run_exitfuncs()
+            _flush(sys.stdout, stdout)
             for name in [name for name in module.__dict__ if name != "__builtins__"]:
                 module.__dict__[name] = None  # open files are written when they are collected
             gc.collect()
-            for file in (sys.stdout, stdout):
-                with contextlib.suppress(Exception):  # the program may have closed or replaced it
-                    file.flush()
+            _flush(sys.stdout, stdout)
         finally:
             os._exit(status & 255)
 
@@ -193,6 +192,12 @@ class Candidate:
             number = self._numbers[id(value)] = len(self._objects)
             self._objects.append(value)  # kept alive, so that no other object gets its id
         return {"handle": [number, type(value).__name__[:60]]}
+
+
+def _flush(*files: Any) -> None:
+    for file in files:
+        with contextlib.suppress(Exception):  # the program may have closed or replaced it
+            file.flush()
 
 
 def describe(error: BaseException) -> list[Any]:
