@@ -76,7 +76,7 @@ def box_limits(judging: Judging) -> Limits:
 
 
 def check_size(reply: bytes) -> None:
-    """Before a reply is parsed: as objects it takes up to 80 times its length. Raises CandidateFailed.
+    """Before a reply is parsed: as objects it may take 50 times its length. Raises CandidateFailed.
 
     The box keeps to the same limits, unless the code in it has taken it over.
     """
