@@ -19,8 +19,19 @@ _FILE_NAMES = frozenset(("open", "os", "sqlite3", "tempfile", "pathlib", "shutil
 """A test source that uses one of these looks at files."""
 _RUNS_DATA = frozenset(
     (
-        *("exec", "compile", "__import__", "importlib", "runpy", "subprocess", "multiprocessing", "ctypes"),
-        *("pickle", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"),
+        "exec",
+        "compile",
+        "__import__",
+        "importlib",
+        "runpy",
+        "ctypes",
+        "pickle",
+        "_pickle",
+        "marshal",
+        "shelve",
+        "dill",
+        "joblib",
+        "cloudpickle",
     )
 )
 """What could run, as code, a text or a file that the candidate made. `eval` is harmless in the test box: see `expressions.py`."""

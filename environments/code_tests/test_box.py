@@ -26,7 +26,7 @@ from environments.code_tests.values import NotAValue, decode, encode, seed_rando
 
 _MAX_FAILURES = 20
 _PARTS = "_Remote__remote_parts"
-_FILE_FOLDERS = ("/work", "/tmp")
+_FILE_FOLDERS = ("/work/", "/tmp/")
 _NOT_RAISED = (StopIteration, StopAsyncIteration)
 """Would end a loop of the test early, and quietly."""
 
@@ -395,7 +395,7 @@ def close_imports(start: dict[str, Any]) -> None:
     """From here on nothing is imported from a folder that files of the candidate may come to."""
     if start["unittest"]:
         importlib.import_module("environments.code_tests.unittest_run")  # only then: it costs many times the other imports
-    sys.path[:] = [path for path in sys.path if os.path.isabs(path) and not path.startswith(_FILE_FOLDERS)]
+    sys.path[:] = [path for path in sys.path if os.path.isabs(path) and not f"{path}/".startswith(_FILE_FOLDERS)]
 
 
 def main() -> None:
