@@ -20,10 +20,10 @@ from environments.records import Episode, Json, Problem
 from environments.reply import final_part
 from rewards.extract import ExtractionError, only_box
 from rewards.math_answer import read_answer
-from rewards.math_client import MathWorker
+from rewards.math_client import MathWorkers
 from rewards.math_compare import Comparison, TooSlow, is_plain, leaves
-from rewards.math_shape import Shape, read_shape
-from rewards.math_text import MAX_CHARS, cost_problem, normalised
+from rewards.math_shape import Shape, shape_of
+from rewards.math_text import MAX_CHARS, cost_problem
 from rewards.score import Score, ScorePart, ScoreStatus
 
 PASS_REWARD, FAIL_REWARD = 1.0, -1.0
@@ -52,18 +52,16 @@ class MathGrader:
     def __init__(self, *, timeout_seconds: float = _REQUEST_SECONDS) -> None:
         """`timeout_seconds`: for math-verify on one answer; a slower answer fails."""
         self._timeout = timeout_seconds
-        self._worker = MathWorker()
+        self._workers = MathWorkers()
         self._golds: OrderedDict[str, Gold] = OrderedDict()
+        self._reading: dict[str, asyncio.Lock] = {}
         self._warming: asyncio.Task[None] | None = None
 
     async def grade(self, problem: Problem, episode: Episode) -> Score:
         gold_text = gold_answer(problem.reference.get("answer"))
         if gold_text is None:
             return _ungradable(problem, f"reference.answer must be a number or a text of at most {MAX_CHARS} characters")
-        try:
-            gold = await self._gold(gold_text)
-        except TooSlow:
-            return _ungradable(problem, f"reference.answer {_shown(gold_text)} takes math-verify too long to read")
+        gold = await self._gold(gold_text)
         if gold.problem:
             return _ungradable(problem, f"reference.answer {_shown(gold_text)} {gold.problem}")
         try:
@@ -74,9 +72,9 @@ class MathGrader:
             return _failed("the box is empty")
         if len(box) > MAX_CHARS:
             return _failed(f"the answer is longer than {MAX_CHARS} characters")
-        answer = read_shape(normalised(box))
+        answer = shape_of(box)
         try:
-            difference = await Comparison(self._worker, seconds=self._timeout).difference(gold.shape, answer)
+            difference = await Comparison(self._workers, seconds=self._timeout).difference(gold.shape, answer)
         except TooSlow:
             return _failed("the answer is too costly to compare")
         opinion = await self._second_opinion(gold, answer, equal=not difference)
@@ -89,19 +87,35 @@ class MathGrader:
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)
-        await self._worker.close()
+        await self._workers.close()
 
     async def _gold(self, text: str) -> Gold:
-        """The reference, read and checked once and then remembered. Raises TooSlow, which may be the machine's doing."""
-        gold = self._golds.get(text)
-        if gold is None:
-            shape = read_shape(normalised(text))
-            problem = await Comparison(self._worker, seconds=self._timeout).gold_problem(shape)
-            exact = all(is_plain(read_answer(leaf.text)) for leaf in leaves(shape))
-            gold = self._golds[text] = Gold(shape=shape, exact=exact, problem=problem)
-            while len(self._golds) > _MAX_GOLDS:
-                self._golds.popitem(last=False)
+        """The reference, read and checked once, by whoever asks first, and then remembered."""
+        if gold := self._golds.get(text):
+            return gold
+        async with self._reading.setdefault(text, asyncio.Lock()):
+            try:
+                gold = self._golds.get(text) or await self._read_gold(text)
+            finally:
+                self._reading.pop(text, None)
+        self._golds[text] = gold
+        while len(self._golds) > _MAX_GOLDS:
+            self._golds.popitem(last=False)
         return gold
+
+    async def _read_gold(self, text: str) -> Gold:
+        """A slow check can be the machine's doing: only the second one counts, for which the other workers stand still."""
+        shape = shape_of(text)
+        try:
+            problem = await Comparison(self._workers, seconds=self._timeout).gold_problem(shape)
+        except TooSlow:
+            async with self._workers.alone() as worker:
+                try:
+                    problem = await Comparison(worker, seconds=self._timeout).gold_problem(shape)
+                except TooSlow:
+                    problem = "takes math-verify too long to read"
+        exact = all(is_plain(read_answer(leaf.text)) for leaf in leaves(shape))
+        return Gold(shape=shape, exact=exact, problem=problem)
 
     async def _second_opinion(self, gold: Gold, answer: Shape, *, equal: bool) -> ScorePart | None:
         """What math-verify alone says about the whole answer; None when it is not asked, cannot read the reference or is too slow."""
@@ -110,11 +124,11 @@ class MathGrader:
             return None
         if gold.exact and zlib.crc32(f"{left}\0{right}".encode("utf-8", "surrogatepass")) % _SAMPLED:
             return None
-        if not self._worker.idle:
+        if not self._workers.idle:
             return self._warm_up()
         if cost_problem(left) or cost_problem(right):
             return None
-        verdict = await self._worker.verdict("opinion", gold=left, answer=right, seconds=_OPINION_SECONDS)
+        verdict = await self._workers.verdict("opinion", gold=left, answer=right, seconds=_OPINION_SECONDS)
         if verdict in ("too_slow", "bad_gold"):
             return None
         said = {"equal": "equal", "different": "different"}.get(verdict, "unreadable")
@@ -125,8 +139,8 @@ class MathGrader:
         error = self._warming.exception() if self._warming is not None and self._warming.done() else None
         if error is not None:
             return ScorePart(value=0.0, weight=0.0, reason=_shown(str(error)))
-        if not self._worker.running and (self._warming is None or self._warming.done()):
-            self._warming = asyncio.create_task(self._worker.warm_up())
+        if not self._workers.running and (self._warming is None or self._warming.done()):
+            self._warming = asyncio.create_task(self._workers.warm_up())
         return None
 
 

@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from rewards.math_text import unbraced
+from rewards.math_text import TEXT_MACRO, unbraced
+from rewards.math_units import is_known, is_scale, unit_name, without_scale
 
 _MAX_TEN_POWER = 400
 
@@ -24,41 +25,15 @@ _SLASH = re.compile(rf"({_SIGNED}) ?/ ?({_SIGNED})")
 _MIXED_SLASH = re.compile(r"([+-]? ?)([0-9]+) ([0-9]+) ?/ ?([0-9]+)")
 _FRACTION = re.compile(rf"([+-]? ?)([0-9]*) ?\\frac ?(?:{_PART}) ?(?:{_PART})")
 
-_TEXT_MACRO = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)"
-_ONLY_TEXT = re.compile(rf"{_TEXT_MACRO} ?\{{([^{{}}]*)\}}")
-_TEXT_UNIT = re.compile(rf"^(.*[^ ]) ?{_TEXT_MACRO} ?\{{([^{{}}]*)\}} ?(?:\^ ?\{{? ?([23]) ?\}}?)?$")
+_UNIT_MACRO = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)"
+_ONLY_TEXT = re.compile(rf"{TEXT_MACRO} ?\{{([^{{}}]*)\}}")
+_TEXT_UNIT = re.compile(rf"^(.*[^ ]) ?{_UNIT_MACRO} ?\{{([^{{}}]*)\}} ?(?:\^ ?\{{? ?([23]) ?\}}?)?$")
 _WORD_UNIT = re.compile(r"^(.*[0-9})\]]) +([A-Za-z][A-Za-z ./-]*?) ?(?:\^ ?\{? ?([23]) ?\}?)?$")
 _GLUED_UNIT = re.compile(r"^(.*[0-9.])([A-Za-z]{2,})$")
 _DEGREES = re.compile(r" ?(?:\^ ?(?:\{ ?\\circ ?\}|\\circ)|°)$")
-_LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]+")
+_NO_DEGREES = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)$|\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
+"""A circle on a symbol is a mark, and one in the argument of a function is no unit of the value."""
 _BASED = re.compile(r"([0-9][0-9A-Fa-f]*|[0-9A-F]+(?=_16$|_\{16\}$)) ?_ ?(?:\{ ?([0-9]+) ?\}|([0-9]+))")
-
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_NO_UNITS = {"or", "and", "to", "mod", "plus", "minus", "times", "over", "not", "pi", "if", "for", "where", "when", "is"}
-_LETTER_UNITS = frozenset("mgslhLCFKNJWVA")
-_UNIT_NAMES = {
-    name: canonical
-    for canonical, names in {
-        "degree": "degrees deg",
-        "dollar": "dollars usd",
-        "cent": "cents",
-        "hour": "hours hr hrs h",
-        "minute": "minutes min mins",
-        "second": "seconds sec secs s",
-        "m": "meter meters metre metres",
-        "cm": "cm centimeter centimeters centimetre centimetres",
-        "mm": "mm millimeter millimeters",
-        "km": "km kilometer kilometers kilometre kilometres",
-        "ft": "ft foot feet",
-        "inch": "inches in",
-        "mile": "miles mi",
-        "g": "gram grams",
-        "kg": "kg kilogram kilograms",
-        "l": "liter liters litre litres L",
-        "percent": "%",
-    }.items()
-    for name in names.split()
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,20 +72,14 @@ def read_answer(text: str) -> Answer:
     return replace(scaled, number=None if number is None else number * factor) if number is not None or factor == 1 else answer
 
 
-def stated_value(answer: Answer) -> Answer:
-    """The right side of the last equation, as in `x = 5`; the answer itself when it is none or says that two numbers are one."""
-    *others, right = answer.core.split("=")
-    if not others or any(side.endswith(("<", ">", "!", ":")) for side in others):
-        return answer
-    value = read_answer(right.strip())
-    value = replace(value, unit=value.unit or answer.unit, percent=value.percent or answer.percent)
-    sides = [read_answer(side.strip()) for side in others]
-    return answer if any(side.number is not None and not numbers_equal(value, side) for side in sides) else value
+def with_unit_of(value: Answer, whole: Answer) -> Answer:
+    """The last side of an equation with the unit or percent sign that was split off the whole of it."""
+    return replace(value, unit=value.unit or whole.unit, percent=value.percent or whole.percent)
 
 
 def numbers_equal(gold: Answer, answer: Answer) -> bool:
     """Whether the answer is the number `gold`, which is plain or written in a base."""
-    if not units_agree(gold, answer) or (gold.base and answer.base and gold.base != answer.base):
+    if not units_agree(gold, answer) or (answer.base and gold.base != answer.base):
         return False
     if gold.base or answer.base:
         return gold.core.lstrip("0").casefold() == answer.core.lstrip("0").casefold()
@@ -131,23 +100,6 @@ def words_equal(gold: Answer, answer: Answer) -> bool:
     """Case-insensitive, except for single letters."""
     left, right = gold.core, answer.core.strip("()")
     return left == right if len(left) == 1 else left.casefold() == right.casefold()
-
-
-def subscripts(core: str) -> list[str]:
-    """Subscripts of digits, such as number bases inside an expression."""
-    return [(match[1] or match[2] or "") for match in re.finditer(r"[0-9] ?_ ?(?:\{ ?([^{}]*?) ?\}|([0-9A-Za-z]))", core)]
-
-
-def texts(core: str) -> list[str]:
-    """Words inside an expression, which a symbolic comparison would drop."""
-    return [match[1].strip().casefold() for match in _ONLY_TEXT.finditer(core)]
-
-
-def case_differs(left: str, right: str) -> bool:
-    """Whether a letter stands in capitals on one side only: math-verify takes `R` for `r`."""
-    letters = [{letter for run in _LETTERS.findall(core) for letter in run} for core in (left, right)]
-    only_left, only_right = letters[0] - letters[1], letters[1] - letters[0]
-    return any(letter.swapcase() in only_right for letter in only_left)
 
 
 def plain_number(core: str) -> Fraction | None:
@@ -203,41 +155,23 @@ def _without_unit(text: str) -> Answer:
     """Split off one unit at the end, or a currency sign at either end."""
     if match := re.fullmatch(r"([+-]? ?)\$ ?([^$]*)", text):
         inner = _without_unit(match[1] + match[2])
-        return replace(inner, unit=inner.unit if inner.unit in _SCALES or inner.unit.split(" ")[0] in _SCALES else "dollar")
+        return replace(inner, unit=inner.unit if is_scale(inner.unit) else "dollar")
     if text.endswith("$"):
         return Answer(core=text[:-1].rstrip(), unit="dollar")
-    if match := _DEGREES.search(text):
+    if (match := _DEGREES.search(text)) and not _NO_DEGREES.search(text[: match.start()].rpartition("=")[2]):
         return Answer(core=text[: match.start()], unit="degree")
-    if (glued := _GLUED_UNIT.fullmatch(text)) and glued[2] in _UNIT_NAMES:
-        return Answer(core=glued[1], unit=_UNIT_NAMES[glued[2]])
+    if (glued := _GLUED_UNIT.fullmatch(text)) and is_known(glued[2]):
+        return Answer(core=glued[1], unit=unit_name(glued[2]))
     match = _TEXT_UNIT.fullmatch(text) or _WORD_UNIT.fullmatch(text)
-    if match and (unit := _unit_name(match[2])):
+    if match and (unit := unit_name(match[2])):
         return Answer(core=match[1].rstrip(), unit=unit + (f"^{match[3]}" if match[3] else ""))
     return Answer(core=text)
 
 
-def _unit_name(words: str) -> str:
-    """Canonical unit; empty when the words are no unit."""
-    name = " ".join(words.strip().strip(".").split())
-    if (
-        not name
-        or not all(character.isalpha() or character in " ./-'°%" for character in name)
-        or any(word in _NO_UNITS for word in name.casefold().split())
-    ):
-        return ""
-    if len(name) == 1 and name not in _LETTER_UNITS:
-        return ""  # a symbol, as in `5 x`
-    if len(name) > 2:
-        name = name.casefold()
-    return _UNIT_NAMES.get(name, _UNIT_NAMES.get(name.casefold(), name.removesuffix("s") if len(name) > 3 else name))
-
-
 def _without_scale(answer: Answer) -> tuple[Answer, int]:
     """`5 million dollars`: unit dollar and the factor 10**6."""
-    first, _, rest = answer.unit.partition(" ")
-    if first not in _SCALES:
-        return answer, 1
-    return replace(answer, unit=_unit_name(rest.removeprefix("of ")) if rest else ""), _SCALES[first]
+    unit, factor = without_scale(answer.unit)
+    return replace(answer, unit=unit), factor
 
 
 def _is_word(text: str) -> bool:

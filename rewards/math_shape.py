@@ -6,18 +6,23 @@ tuple for a set. What no shape describes (matrices, unions, inequalities) stays 
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 
 from rewards.math_answer import plain_number, read_answer
-from rewards.math_text import MAX_DEPTH, closing, depth
+from rewards.math_text import MAX_DEPTH, closing, depth, joining_words, normalised
 
 MAX_ITEMS = 32
 _RELATION = re.compile(r"[<>|]|\\(?:le|leq|ge|geq|lt|gt|ne|neq|cup|cap|setminus|mid|begin|in|notin)(?![a-zA-Z])")
 _MEMBER_OF = re.compile(r"[a-zA-Z] ?\\in(?![a-zA-Z]) ?")
 _NAMED = re.compile(r"\( ?[a-zA-Z](?: ?, ?[a-zA-Z])+ ?\) ?= ?(?=[(\[])")
-_RATIO = re.compile(r" ?(?::|\\colon(?![a-zA-Z])|\\text ?\{ ?to ?\}) ?|(?<=[0-9]) to (?=[0-9])")
+_RATIO = re.compile(r" ?(?::|\\text ?\{ ?to ?\}) ?|(?<=[0-9]) to (?=[0-9])")
+_TIME = re.compile(
+    r"(?:\\text ?\{ ?)?([01]?[0-9]|2[0-4]) ?: ?([0-5][0-9])(?: ?: ?([0-5][0-9]))? ?\}? ?"
+    r"(?:(?:\\(?:text|mathrm) ?\{ ?)?([ap])\.? ?m\.? ?\}?)?",
+    re.IGNORECASE,
+)
 _PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z]) ?")
 
 
@@ -33,6 +38,8 @@ class Kind(Enum):
     LEFT_OPEN = "an interval open on the left"
     RIGHT_OPEN = "an interval open on the right"
     RATIO = "a ratio"
+    TIME = "a time of day"
+    """Of the shape 9:05. Where the reference is no time, it is a ratio."""
 
 
 _BRACKETS = {"()": Kind.TUPLE, "[]": Kind.CLOSED, "(]": Kind.LEFT_OPEN, "[)": Kind.RIGHT_OPEN}
@@ -47,6 +54,13 @@ class Shape:
     kind: Kind = Kind.SINGLE
     items: tuple["Shape", ...] = ()
     """Empty for a single answer."""
+    joined: frozenset[str] = frozenset()
+    """Which of `and` and `or` join its relations."""
+
+
+def shape_of(raw: str) -> Shape:
+    """Normalise an answer and take it apart."""
+    return replace(read_shape(normalised(raw)), joined=joining_words(raw))
 
 
 def read_shape(text: str) -> Shape:
@@ -65,6 +79,8 @@ def read_shape(text: str) -> Shape:
             pieces = list(_at_commas(text[1:-1]))
             if len(pieces) > 1:
                 return Shape(text=text, kind=kind, items=tuple(read_shape(piece.strip()) for piece in pieces))
+        if match := _TIME.fullmatch(text):
+            return Shape(text=text, kind=Kind.TIME, items=tuple(Shape(text=term) for term in match.groups()[:3] if term))
         terms = _RATIO.split(text)
         if len(terms) > 1 and all(terms):
             return Shape(text=text, kind=Kind.RATIO, items=tuple(Shape(text=term) for term in terms))
@@ -81,11 +97,26 @@ def split_items(text: str) -> list[str]:
 
 
 def ratio_terms(shape: Shape) -> tuple[Fraction, ...] | None:
-    """Terms of a ratio of plain numbers, divided by their sum, so that equal ratios have equal terms; None for anything else."""
+    """Terms of a ratio of plain numbers, divided by their sum, so that equal ratios have equal terms; None for anything else.
+
+    A ratio with a 0 is None too, so it is compared term by term: 1:0 and 5:0 are not one.
+    """
     terms = [plain_number(item.text) for item in shape.items]
-    numbers = [term for term in terms if term is not None]
+    numbers = [term for term in terms if term]
     total = sum(numbers)
     return None if len(numbers) < len(terms) or total == 0 else tuple(number / total for number in numbers)
+
+
+def times_equal(gold: Shape, answer: Shape) -> bool:
+    """Whether two times are the same; a.m. or p.m. may be missing on either side, and is not converted."""
+    (*left, left_half), (*right, right_half) = (_time_terms(shape.text) for shape in (gold, answer))
+    return left == right and (not left_half or not right_half or left_half == right_half)
+
+
+def _time_terms(text: str) -> tuple[int | str, ...]:
+    match = _TIME.fullmatch(text)
+    assert match is not None
+    return (*(int(term) for term in match.groups()[:3] if term), (match[4] or "").casefold())
 
 
 def _both_signs(item: str) -> list[str]:

@@ -21,14 +21,22 @@ _LOOKALIKES = {
     0x2265: r"\ge ",
     0xB1: r"\pm ",
     0x2205: r"\emptyset ",
+    0x2260: r"\ne ",
+    0x2248: r"\approx ",
+    0x2032: "'",
+    0x2019: "'",
 }
-"""Unicode minus, en dash, times, pi, infinity, at most, at least, plus or minus, empty set."""
+"""Unicode minus, en dash, times, pi, infinity, at most, at least, plus or minus, empty set, not equal, about, prime, apostrophe."""
+TEXT_MACRO = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)"
 _SPACES = re.compile(r"(\\\\)|\\[,;: ]|~|\\quad(?![a-zA-Z])|\s+")
 _DROPPED = re.compile(r"\\(?:left|right|displaystyle|textstyle)(?![a-zA-Z])|\\!|\\color ?\{[a-zA-Z]+\}")
+_TRANSPOSE = r"\\(?:text|mathrm|mathsf|mathit) ?\{ ?T ?\}|\\(?:top|intercal)(?![a-zA-Z])"
 _RENAMED = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\(?:varnothing(?![a-zA-Z])|\{ ?\\\})"), r"\\emptyset"),
-    (re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])"), "="),
+    (re.compile(r"\\simeq(?![a-zA-Z])"), r"\\approx"),
+    (re.compile(r"\\colon(?![a-zA-Z])|\{ ?: ?\}"), ":"),
+    (re.compile(rf"\^ ?(?:\{{ ?(?:{_TRANSPOSE}) ?\}}|{_TRANSPOSE})"), "^T"),
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
     (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
     (re.compile(r"\\langle(?![a-zA-Z])"), "("),
@@ -36,6 +44,12 @@ _RENAMED = (
     (re.compile(r"\\(?:mathbf|boldsymbol|vec) ?\{ ?([a-zA-Z]) ?\}"), r" \1 "),
 )
 _SEPARATOR = re.compile(r"\\text ?\{ ?(?:or|and) ?\}|(?<![a-zA-Z\\{])(?:or|and)(?![a-zA-Z}])", re.IGNORECASE)
+_PRIMES = re.compile(r"\^ ?(?:\{ ?((?:\\prime(?![a-zA-Z]) ?|' ?)+)\}|\\prime(?![a-zA-Z]))")
+_OR, _AND = r"\\text ?\{[ ~]*or[ ~]*\}|\\lor(?![a-zA-Z])", r"\\text ?\{[ ~]*and[ ~]*\}|\\land(?![a-zA-Z])"
+_JOINING = {
+    name: re.compile(rf"{macros}|(?<![a-zA-Z\\{{]){name}(?![a-zA-Z}}])", re.IGNORECASE) for name, macros in (("or", _OR), ("and", _AND))
+}
+_RELATION = re.compile(r"[<>\u2264\u2265\u2260]|\\(?:le|leq|ge|geq|lt|gt|ne|neq)(?![a-zA-Z])")
 _EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|([0-9]))")
 _FACTORIAL = re.compile(r"([0-9]*)[ ]?(!+)")
 _SYMBOLIC_FACTORIAL = re.compile(r"\( ?[0-9]{0,3} ?[a-zA-Z] ?(?:[+-] ?[0-9]{1,3} ?)?\)$")
@@ -58,11 +72,21 @@ def normalised(raw: str) -> str:
     text = _DROPPED.sub("", text)
     for pattern, name in _RENAMED:
         text = pattern.sub(name, text)
+    text = _PRIMES.sub(lambda match: "'" * max(1, len(re.findall("prime|'", match[1] or ""))), text)
+    if _RELATION.search(text):
+        text = re.sub(r"\\(?:lor|land)(?![a-zA-Z])", ",", text)
     text = _SPACES.sub(lambda match: match[1] or " ", text)  # a row break stays
     text = re.sub(r" *, *", ", ", _SEPARATOR.sub(",", text)) if _SEPARATOR.search(text) else text
     text = re.sub(" +", " ", text).strip()
     text = text.removesuffix("\\\\").rstrip()
     return text[:-1].rstrip() if text.endswith(".") and not text.endswith("..") else text
+
+
+def joining_words(raw: str) -> frozenset[str]:
+    """Which of `and` and `or` join the relations of an answer; none for an answer without relations, where both separate items."""
+    if not _RELATION.search(raw):
+        return frozenset()
+    return frozenset(name for name, pattern in _JOINING.items() if pattern.search(raw))
 
 
 def unbraced(text: str) -> str:

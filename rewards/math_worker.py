@@ -4,6 +4,7 @@ Protocol, JSON lines: it writes {"ready": true} once, then answers each request 
 
     {"op": "check", "gold": str}                   `equal` when the reference can be parsed, else `bad_gold`
     {"op": "compare", "gold": str, "answer": str}  `equal`, `different`, `bad_gold` or `bad_answer`: math-verify and our guards
+    {"op": "near", ...}                            the same for numbers, where one is rounded
     {"op": "opinion", "gold": str, "answer": str}  the same, by math-verify alone
 
 Only the LaTeX grammar of math-verify parses text here: its plain-expression parser evaluates Python.
@@ -25,9 +26,10 @@ from math_verify import LatexExtractionConfig, parse, verify
 REQUEST_SECONDS = 5
 """A request may take this long; the parent kills the worker then."""
 _MEMORY_BYTES = 3 << 30
-_EXACT, _DECIMAL = sympy.Float("1e-30", 40), sympy.Float("1e-6")
-"""Largest relative difference of equal numbers: exact ones, and where either side is a decimal."""
-_DIGITS = 50
+_EXACT, _DECIMAL, _NEAR = sympy.Float("1e-100", 40), sympy.Float("1e-6"), sympy.Float("1e-2")
+"""Largest relative difference of equal numbers: exact ones, where either side is a decimal, and where one is said to be rounded."""
+_DIGITS = 120
+"""Enough to see _EXACT."""
 _MAX_TERMS = 200
 """Largest expressions (nodes of the tree) that are multiplied out for a second look."""
 _CACHED = 1024
@@ -43,6 +45,8 @@ def answer_request(request: dict[str, str]) -> str:
     answer = _parsed(request["answer"])
     if answer is None:
         return "bad_answer"
+    if request["op"] == "near":
+        return "equal" if _close(gold, answer, unknown=False, tolerance=_NEAR) else "different"
     if request["op"] == "opinion":
         return "equal" if _by_math_verify(request["gold"], request["answer"]) else "different"
     return "equal" if _equal(gold, answer, by_math_verify=_by_math_verify(request["gold"], request["answer"])) else "different"
@@ -63,7 +67,7 @@ def _by_math_verify(gold: str, answer: str) -> bool:
 
 
 def _equal(gold: Any, answer: Any, *, by_math_verify: bool) -> bool:
-    """math-verify's verdict, unless numbers with 50 digits or a difference that vanishes when multiplied out say otherwise."""
+    """math-verify's verdict, unless numbers with 100 digits or a difference that vanishes when multiplied out say otherwise."""
     if by_math_verify:
         return _confirmed(gold, answer)
     if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)):
@@ -81,7 +85,7 @@ def _equal(gold: Any, answer: Any, *, by_math_verify: bool) -> bool:
 
 
 def _confirmed(gold: Any, answer: Any) -> bool:
-    """Check numbers again with 50 digits, relative to their size: math-verify rounds to 6 places, where 2**-99 is 2**-98."""
+    """Check numbers again with 100 digits, relative to their size: math-verify rounds to 6 places, where 2**-99 is 2**-98."""
     if isinstance(gold, sympy.Eq) and isinstance(gold.lhs, sympy.Symbol):
         gold = gold.rhs
     if isinstance(answer, sympy.Eq) and (isinstance(answer.lhs, sympy.Symbol) or not isinstance(gold, sympy.Eq)):
@@ -104,16 +108,19 @@ def _all_confirmed(gold: Iterable[Any], answer: Iterable[Any]) -> bool:
     return len(left) == len(right) and all(_confirmed(a, b) for a, b in zip(left, right, strict=True))
 
 
-def _close(gold: Any, answer: Any, *, unknown: bool) -> bool:
+def _close(gold: Any, answer: Any, *, unknown: bool, tolerance: Any = None) -> bool:
     """Equal up to the tolerance, at one fixed point when there are symbols in common; `unknown` where that cannot be said."""
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
     if gold == answer or gold.free_symbols != answer.free_symbols:
         return unknown or gold == answer  # identical, or names that only math-verify can match
+    exact = not (gold.has(sympy.Float) or answer.has(sympy.Float))
+    if tolerance is None and exact and sympy.expand(gold - answer).is_Rational:
+        return bool(sympy.expand(gold - answer) == 0)  # digits would not show that they differ by one
     point = {symbol: sympy.Rational(2 * number + 5, 7) for number, symbol in enumerate(symbols)}
     left, right = (sympy.N(expression.subs(point), _DIGITS) for expression in (gold, answer))
     if not (left.is_number and right.is_number and left.is_finite and right.is_finite):
         return unknown
-    tolerance = _DECIMAL if gold.has(sympy.Float) or answer.has(sympy.Float) else _EXACT
+    tolerance = tolerance or (_EXACT if exact else _DECIMAL)
     return bool(abs(left - right) <= tolerance * max(abs(left), abs(right)))
 
 

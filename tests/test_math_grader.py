@@ -2,8 +2,6 @@
 
 import asyncio
 import random
-import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +42,7 @@ NUMBERS_RIGHT = [
     ("5", "5.00"),
     ("5", "+5"),
     ("5", "x = 5"),
-    ("42", "17 + 25 = 42"),
+    ("42", "n = m = 42"),
     ("12000", "12 000"),
     ("12000", "12,000"),
     ("12000", "12{,}000"),
@@ -154,6 +152,10 @@ def test_words_and_choices() -> None:
 
 
 SYMBOLIC = [
+    ("42", "17 + 25 = 42", True),
+    ("42", "17 + 26 = 42", False),
+    ("1.41", r"\sqrt{2} \approx 1.41", True),
+    ("1.31", r"\sqrt{2} \approx 1.31", False),
     (r"\sqrt{2}", "2^{1/2}", True),
     (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", True),
     (r"\sqrt{2}", "1.41421356", True),
@@ -221,52 +223,6 @@ def test_costly_answers_never_reach_the_worker(monkeypatch: pytest.MonkeyPatch) 
     assert set(asked) == {""}, "only the reference was checked"
 
 
-def test_a_slow_comparison_is_killed_and_the_next_one_works() -> None:
-    async def main() -> tuple[str, ...]:
-        worker = MathWorker()
-        first = await worker.verdict("compare", gold="x+1", answer="1+x", seconds=60)
-        slow = await worker.verdict("compare", gold="x+1", answer="9^{9^{9}}", seconds=2)
-        assert not worker.running
-        after = await worker.verdict("compare", gold="x+1", answer="x+2", seconds=60)
-        await worker.close()
-        return first, slow, after
-
-    verdicts: list[tuple[str, ...]] = []
-    thread = threading.Thread(target=lambda: verdicts.append(asyncio.run(main())))  # where alarm signals do not work
-    thread.start()
-    thread.join()
-    assert verdicts == [("equal", "too_slow", "different")]
-
-
-def test_a_worker_that_dies_is_replaced() -> None:
-    async def main() -> str:
-        worker = MathWorker()
-        await worker.warm_up()
-        assert worker._process is not None
-        worker._process.kill()
-        verdict = await worker.verdict("compare", gold="x+1", answer="1+x", seconds=60)
-        await worker.close()
-        return verdict
-
-    assert asyncio.run(main()) == "equal"
-
-
-def test_a_cancelled_comparison_leaves_no_stale_verdict() -> None:
-    async def main() -> str:
-        worker = MathWorker()
-        await worker.warm_up()
-        question = asyncio.create_task(worker.verdict("compare", gold="x+1", answer="1+x", seconds=60))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        question.cancel()
-        await asyncio.gather(question, return_exceptions=True)
-        verdict = await worker.verdict("compare", gold="x+1", answer="x+2", seconds=60)
-        await worker.close()
-        return verdict
-
-    assert asyncio.run(main()) == "different"
-
-
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(RuntimeError, match="did not start"):
@@ -326,7 +282,18 @@ BOXES = [
     (r"\boxed{7", -1.0, "not closed"),
     (r"\boxed{\{7\}", -1.0, "not closed"),
     (r"\boxed{}", -1.0, "the box is empty"),
-    (r"\boxed 7", -1.0, "no \\boxed{}"),
+    (r"\boxed 7", -1.0, "without braces"),
+    (r"\boxed7", -1.0, "without braces"),
+    (r"\boxed{7} or \boxed 8", -1.0, "2 boxes instead of exactly one"),
+    (r"\boxed 8, no, \boxed{7}", -1.0, "2 boxes instead of exactly one"),
+    ("\\boxed\n{7}", 1.0, ""),
+    ("\\boxed \r\n\t {7}", 1.0, ""),
+    ("\\boxed\n{8} \\boxed{7}", -1.0, "2 boxes instead of exactly one"),
+    ("\\boxed{\\boxed\n{7}}", 1.0, ""),
+    (r"\fbox{7}", -1.0, "\\fbox{} instead of \\boxed{}"),
+    (r"\boxed{7} \fbox{8}", -1.0, "2 boxes instead of exactly one"),
+    (r"\boxed{\fbox{7}}", -1.0, "a box inside a box"),
+    (r"\boxed{7} \boxedtheorem{8} \fboxrule", 1.0, ""),
     ("7", -1.0, "no \\boxed{}"),
     ("", -1.0, "no \\boxed{}"),
 ]
@@ -366,8 +333,8 @@ def test_huge_responses_are_answered(piece: str) -> None:
 
 def test_extraction_of_a_box_is_linear() -> None:
     n = 300_000
-    assert only_box("\\boxed" * n + "{7}") == "7"
-    for hostile in ("\\boxed{" * n, "{" * n, "\\" * n, "\\boxed{1}" * n):
+    assert only_box("\\boxedx" * n + "\\boxed" + "\n" * n + "{7}") == "7"
+    for hostile in ("\\boxed" * n + "{7}", "\\boxed\n" * n, "\\boxed{" * n, "{" * n, "\\" * n, "\\boxed{1}" * n):
         with pytest.raises(ExtractionError):
             only_box(hostile)
 
@@ -433,15 +400,3 @@ def test_a_sample_of_exact_verdicts_gets_a_second_opinion_once_the_worker_is_war
     assert 5 <= len(sampled) <= 25
     assert {score.parts[OPINION].value for score in sampled} == {1.0}
     assert differing and {(score.reward, score.parts[OPINION].value) for score in differing} == {(-1.0, -1.0)}
-
-
-def test_closing_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> int:
-        grader = MathGrader()
-        await grade_one(grader, "x+1", "1+x")
-        assert grader._worker._process is not None
-        pid = grader._worker._process.pid
-        await grader.close()
-        return pid
-
-    assert not Path(f"/proc/{asyncio.run(main())}").exists()

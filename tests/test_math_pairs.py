@@ -34,7 +34,7 @@ def graded() -> list[Score]:
 def test_at_most_one_percent_of_the_pairs_is_graded_wrong() -> None:
     wrong = [(pair, score) for pair, score in zip(PAIRS, graded(), strict=True) if score.reward != (1.0 if pair["equal"] else -1.0)]
     assert len(wrong) <= len(PAIRS) // 100, wrong
-    assert [pair for pair, _ in wrong if pair["group"] in HOSTILE] == []
+    assert [pair for pair, _ in wrong if not pair["equal"]] == [], "nothing wrong may pass"
 
 
 def test_the_pairs_are_what_they_are_said_to_be() -> None:
