@@ -133,6 +133,7 @@ class ScriptedAsk:
 def scripted(monkeypatch: pytest.MonkeyPatch, *, slow_checks: int) -> ScriptedAsk:
     ask = ScriptedAsk(slow_checks=slow_checks)
     monkeypatch.setattr(WarmWorker, "ask", lambda self, request, **more: ask(request, **more))
+    monkeypatch.setattr(WarmWorker, "running", True)
     return ask
 
 
@@ -153,7 +154,7 @@ def test_a_slow_reference_is_checked_again_alone(monkeypatch: pytest.MonkeyPatch
         return ask.asked, score
 
     asked, score = asyncio.run(main())
-    assert asked == ["compare y", "check x+1", "slow answer done", "check x+1", "compare x+1"]
+    assert asked == ["compare y", "check x+1", "slow answer done", "check x+1", "compare x+1", "opinion x+1"]
     assert score.reward == 1.0
 
 
