@@ -4,11 +4,9 @@ import asyncio
 import json
 import secrets
 from pathlib import Path
-from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 from environments.sandbox.base import Execution, KilledBy, Limits, Sandbox, SandboxError, Session, SessionEnded
-from environments.sandbox.make import make_sandbox
+from environments.sandbox.shared import SharedSandbox
 
 CELL_SECONDS = 10.0
 MAX_OPEN = 16
@@ -35,7 +33,7 @@ class PythonSession:
 
     def __init__(self) -> None:
         self._session: Session | None = None
-        self._shared: SharedSandbox | None = None
+        self._shared: SharedSessions | None = None
         self._cells: list[str] = []
         """What the present state is made of."""
         self.busy = False
@@ -43,7 +41,7 @@ class PythonSession:
 
     async def run(self, code: str) -> str:
         """Execute a cell and return what to show of it, cut to a limit. Raises SandboxError when no box can be had."""
-        self._shared = self._shared or SharedSandbox.take()
+        self._shared = self._shared or SharedSessions.take()
         async with self._shared.turns:
             self.busy = True
             try:
@@ -65,7 +63,8 @@ class PythonSession:
             await self.suspend()
         finally:
             if shared is not None:
-                await shared.release(self)
+                shared.forget(self)
+                await shared.release()
 
     async def _run(self, code: str, session: Session) -> str:
         try:
@@ -93,32 +92,19 @@ class PythonSession:
         return session
 
 
-class SharedSandbox:
-    """The sandbox that the sessions of one event loop share; closed with the last of them.
+class SharedSessions(SharedSandbox):
+    """The sandbox that the sessions of one event loop share.
 
     At most MAX_OPEN of them have a box at a time: a session that waited for another episode's end could wait for ever, since in
     lockstep that episode's next turn waits for all others. So the box that was idle longest makes room.
     """
 
-    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "SharedSandbox"]] = WeakKeyDictionary()
-
     def __init__(self) -> None:
-        self.sandbox: Sandbox = make_sandbox()
+        super().__init__()
         self.turns = asyncio.Semaphore(MAX_OPEN)
         """Held while a cell runs, so that of more than MAX_OPEN boxes one is idle."""
         self._open: dict[PythonSession, None] = {}
         """Sessions with a box, the one that was idle longest first."""
-        self._users = 0
-
-    @classmethod
-    def take(cls) -> "SharedSandbox":
-        """Use the running loop's sandbox until `release`. Raises SandboxUnavailable."""
-        loop = asyncio.get_running_loop()
-        shared = cls._by_loop.get(loop)
-        if shared is None:
-            shared = cls._by_loop[loop] = cls()
-        shared._users += 1
-        return shared
 
     async def make_room(self, session: PythonSession) -> None:
         """Count `session` among those with a box, and close that of another one where they are too many."""
@@ -129,13 +115,9 @@ class SharedSandbox:
             del self._open[idle]
             await idle.suspend()
 
-    async def release(self, session: PythonSession) -> None:
-        """Stop using it."""
+    def forget(self, session: PythonSession) -> None:
+        """Its box is gone."""
         self._open.pop(session, None)
-        self._users -= 1
-        if self._users == 0:
-            del self._by_loop[asyncio.get_running_loop()]
-            await self.sandbox.close()
 
 
 async def _ask(session: Session, code: str, *, seconds: float) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import environments.python_session as python_session
+import environments.sandbox.shared as shared
 from configs.schema import Config, ModelConfig, RolloutConfig, RunConfig, SamplingConfig, TaskConfig
 from environments.math_python import INSTRUCTIONS, MAX_CALLS, MathPython
-from environments.python_session import PythonSession, SharedSandbox
+from environments.python_session import PythonSession, SharedSessions
 from environments.records import Message, StepResult, StopReason, Task
 from environments.registry import make_environment
 from environments.reply import ToolCall, ToolCallError, only_tool_call
@@ -43,7 +44,7 @@ def play(*actions: str) -> list[StepResult]:
                     break
         finally:
             await environment.close()
-        assert not SharedSandbox._by_loop
+        assert not SharedSessions._by_loop
         return results
 
     return asyncio.run(main())
@@ -198,7 +199,7 @@ def test_no_sandbox_is_an_infrastructure_failure(monkeypatch: pytest.MonkeyPatch
     def unavailable() -> None:
         raise SandboxUnavailable("install bubblewrap")
 
-    monkeypatch.setattr(python_session, "make_sandbox", unavailable)
+    monkeypatch.setattr(shared, "make_sandbox", unavailable)
     with pytest.raises(SandboxUnavailable, match="install bubblewrap"):
         play(call("1"))
 

@@ -2,15 +2,13 @@
 
 import asyncio
 import os
-from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 from environments.code_tests.calls import run_function_tests, run_input_test
 from environments.code_tests.programs import run_stdio_tests
 from environments.code_tests.records import FunctionTests, InputTest, Report, SourceTests, Tests
 from environments.code_tests.sources import run_source_tests
 from environments.sandbox.base import Sandbox
-from environments.sandbox.make import make_sandbox
+from environments.sandbox.shared import SharedSandbox
 
 _MOST_AT_ONCE = 16
 """A response takes two boxes, and a sandbox has some dozens for all its users."""
@@ -36,29 +34,9 @@ class CodeTestRunner:
             return await run_stdio_tests(code, tests, sandbox=self._sandbox)
 
 
-class SharedRunner:
+class SharedRunner(SharedSandbox):
     """The runner that the episodes of one event loop share, so that all of them together take few boxes at once."""
 
-    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "SharedRunner"]] = WeakKeyDictionary()
-
     def __init__(self) -> None:
-        self._sandbox = make_sandbox()
-        self.runner = CodeTestRunner(self._sandbox)
-        self._users = 0
-
-    @classmethod
-    def take(cls) -> "SharedRunner":
-        """Use the running loop's runner until `release`. Raises SandboxUnavailable."""
-        loop = asyncio.get_running_loop()
-        shared = cls._by_loop.get(loop)
-        if shared is None:
-            shared = cls._by_loop[loop] = cls()
-        shared._users += 1
-        return shared
-
-    async def release(self) -> None:
-        """Stop using it; the last user closes the sandbox."""
-        self._users -= 1
-        if self._users == 0:
-            del self._by_loop[asyncio.get_running_loop()]
-            await self._sandbox.close()
+        super().__init__()
+        self.runner = CodeTestRunner(self.sandbox)
