@@ -10,8 +10,9 @@ import contextlib
 import io
 import json
 import os
+import sys
 import traceback
-from types import CodeType
+import types
 from typing import Any
 
 MAX_CHARS = 8000
@@ -35,7 +36,7 @@ class Kept(io.TextIOBase):
         return len(text)
 
 
-def compiled(code: str) -> tuple[CodeType, CodeType | None]:
+def compiled(code: str) -> tuple[types.CodeType, types.CodeType | None]:
     """The cell, and its last line when that is an expression whose value is to be shown."""
     tree = ast.parse(code, "<cell>")
     last = tree.body[-1] if tree.body else None
@@ -66,12 +67,13 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
-    namespace: dict[str, Any] = {"__name__": "__main__"}
+    cells = types.ModuleType("__main__")  # pickled objects and data classes look for the module of their class
+    sys.modules["__main__"] = cells
     for line in requests:
         request = json.loads(line)
         kept = Kept()
         with contextlib.redirect_stdout(kept), contextlib.redirect_stderr(kept):
-            well = run(request["code"], namespace)
+            well = run(request["code"], cells.__dict__)
         output = kept.text + (f"\n[{kept.dropped} more characters]" if kept.dropped else "")
         answers.write(json.dumps({"nonce": request["nonce"], "output": output, "failed": not well}).encode() + b"\n")
         answers.flush()

@@ -272,3 +272,9 @@ def test_whole_rollouts_with_the_tool(tokenizer: ChatTokenizer) -> None:
     shown = tokenizer.encode("42\n[2 of 4 calls left]")
     last = [request for request in generator.requests if request.episodes == ("00000000-0",)][-1].prompt_ids_P.tolist()
     assert any(last[at : at + len(shown)] == shown for at in range(len(last))), "the policy sees what the tool said"
+
+
+def test_classes_of_a_cell_can_be_pickled_and_be_data_classes() -> None:
+    define = 'import pickle\nfrom dataclasses import dataclass\n@dataclass\nclass Node:\n    value: int\n    left: "Node" = None'
+    (_, shown) = outputs(define, "pickle.loads(pickle.dumps(Node(1, Node(2))))")
+    assert shown.startswith("Node(value=1, left=Node(value=2, left=None))")
