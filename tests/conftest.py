@@ -1,6 +1,11 @@
-"""Environment of the test processes, set before torch is imported: few threads, no network, the CPU accelerator."""
+"""Environment of the test processes, set before torch is imported: few threads, no network, the CPU accelerator. Plugins that a
+test loads are forgotten after it."""
 
 import os
+import sys
+from collections.abc import Iterator
+
+import pytest
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -8,3 +13,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(autouse=True)
+def plugins_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same plugin may come from another folder in the next test; what a test module registers when it is imported stays."""
+    import environments.registry
+    import rewards.registry
+
+    for registry in (environments.registry._environments, environments.registry._sources, rewards.registry._graders):
+        monkeypatch.setattr(registry, "entries", dict(registry.entries))
+        monkeypatch.setattr(registry, "_found", {})
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("ring_plugin_"):
+            del sys.modules[name]

@@ -22,8 +22,6 @@ import pytest
 import yaml
 from omegaconf import MISSING
 
-import environments.registry
-import rewards.registry
 from configs.load import load_config
 from configs.schema import Checked, Config, ObjectiveConfig
 from environments.lookup import load_dotted
@@ -304,19 +302,6 @@ def test_the_readme_shows_the_example_as_it_is() -> None:
     assert len(shown.splitlines()) <= 25
 
 
-@pytest.fixture
-def fresh_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Plugins of the documents are forgotten after the test."""
-    for registry in (environments.registry._environments, environments.registry._sources, rewards.registry._graders):
-        monkeypatch.setattr(registry, "entries", dict(registry.entries))
-        monkeypatch.setattr(registry, "_found", {})
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("ring_plugin_"):
-            del sys.modules[name]
-
-
 def load_snippet(fence: Fence, workspace: Path) -> Config:
     """A snippet with a name is a whole configuration; another one is laid over the quickstart's."""
     if fence.title:
@@ -336,7 +321,6 @@ YAML_FENCES = [fence for fence in FENCES if fence.language == "yaml"]
 
 
 @pytest.mark.parametrize("fence", YAML_FENCES, ids=[fence.where for fence in YAML_FENCES])
-@pytest.mark.usefixtures("fresh_registries")
 def test_configurations_load_and_make_tasks(fence: Fence, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     monkeypatch.syspath_prepend(str(workspace))
@@ -377,7 +361,6 @@ def test_the_readmes_prompt_is_what_it_says(workspace: Path, monkeypatch: pytest
     assert instruction == "Put the final answer in \\boxed{}."
 
 
-@pytest.mark.usefixtures("fresh_registries")
 def test_the_package_of_the_documents_works(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     monkeypatch.syspath_prepend(str(workspace))
@@ -412,7 +395,6 @@ def test_the_rules_of_the_check_are_all_told() -> None:
     assert f"one of {len(PROBES)} cheats" in text
 
 
-@pytest.mark.usefixtures("fresh_registries")
 def test_the_length_schedule_of_the_documents_works(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     load_plugins(["short_length.py"])
