@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from environments.code_attempts import CodeAttempts
-from environments.lookup import entry_point_names, is_dotted, load_dotted, load_entry_point
-from environments.lookup import unknown as unknown
+from environments.lookup import entry_point_names, is_dotted, load_dotted, load_entry_point, unknown
 from environments.math_python import MathPython
 from environments.protocol import Environment
 from environments.records import Task

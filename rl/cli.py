@@ -143,10 +143,10 @@ def _dry_run(config: "Config", *, as_json: bool) -> int:
     from configs.load import dump_config
     from configs.schema import resolved
     from rl.plan import make_plan
-    from rl.preflight import checked_tasks
+    from rl.preflight import checked_run
 
     plan = make_plan(config)
-    checked_tasks(config)
+    checked_run(config)
     if as_json:
         print(json.dumps({"config": resolved(config), "plan": plan.to_json()}))
         return 0

@@ -11,15 +11,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 from configs.schema import Config
-from environments.sandbox.make import use_sandbox
-from environments.sources.build import build_tasks
 from rl.actors import ActorContext
 from rl.evaluate import EvalReport, PassRate, evaluate_heldout
-from rl.graders import check_problems, check_rewards
 from rl.log.runs import RunPaths, prepare_run
 from rl.model import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import make_plan
+from rl.preflight import checked_tasks
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.sampling import make_sampling
@@ -95,12 +93,9 @@ def evaluate_command(config: Config, *, model_path: Path | None, samples: int | 
         config = replace(config, evaluation=replace(config.evaluation, samples=samples))
     # Nothing is trained: the wave that starts together is the whole evaluation, and the generators get all the cores.
     config = replace(config, rollout=replace(config.rollout, max_staleness=0))
-    mixture = build_tasks(config)
+    mixture = checked_tasks(config)
     if not mixture.heldout():
         raise ValueError("no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100")
-    use_sandbox(config.sandbox)
-    check_rewards(config.tasks)
-    check_problems(config.tasks, mixture)
     path = resolve_model(str(model_path) if model_path else config.model.path, gguf_file=None if model_path else config.model.gguf_file)
     sampling = make_sampling(config, load_tokenizer(path))
 

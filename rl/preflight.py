@@ -8,8 +8,15 @@ from rl.graders import check_problems, check_rewards
 from rl.model_folder import check_model
 
 
+def checked_run(config: Config) -> Mixture:
+    """`checked_tasks`, and that the configured model is there. Raises as that does."""
+    mixture = checked_tasks(config)
+    check_model(config.model.path, gguf_file=config.model.gguf_file)
+    return mixture
+
+
 def checked_tasks(config: Config) -> Mixture:
-    """The mixture of a configuration whose data, environments, rewards and model folder are there and go together.
+    """The mixture of a configuration whose data, environments and rewards are there and go together.
 
     Raises ValueError that names what is not, SandboxUnavailable when the sandbox of a reward cannot work here.
     """
@@ -17,5 +24,4 @@ def checked_tasks(config: Config) -> Mixture:
     use_sandbox(config.sandbox)
     check_rewards(config.tasks)
     check_problems(config.tasks, mixture)
-    check_model(config.model.path, gguf_file=config.model.gguf_file)
     return mixture

@@ -18,7 +18,7 @@ from rl.model import resolve_model
 from rl.observer import RunObserver
 from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import Plan, make_plan
-from rl.preflight import checked_tasks
+from rl.preflight import checked_run
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.records import Sampling
@@ -34,7 +34,7 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
     """
     plan = make_plan(config)
     config = _with_absolute_paths(config)
-    mixture = checked_tasks(config)
+    mixture = checked_run(config)
     model_path = resolve_model(config.model.path, gguf_file=config.model.gguf_file)
     tokenizer = load_tokenizer(model_path)
     sampling = make_sampling(config, tokenizer)

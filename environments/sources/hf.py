@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.schema import TaskConfig
+from environments.lookup import unknown
 from environments.records import Problem
-from environments.registry import unknown
 from environments.sources.code_rows import CODE_ENVS
 from environments.sources.options import read_options
 from environments.sources.rows import RowMapper

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
 
-from environments.registry import unknown
+from environments.lookup import unknown
 
 OptionsT = TypeVar("OptionsT")
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from configs.schema import TaskConfig, bounded
+from environments.lookup import unknown
 from environments.records import Json, Problem
-from environments.registry import unknown
 from environments.sources.base import random_stream
 from environments.sources.options import read_options
 from environments.sources.rows import RowMapper

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from configs.schema import TaskConfig
+from environments.lookup import unknown
 from environments.records import Json, Problem
-from environments.registry import unknown
 from environments.sources.base import random_stream
 from environments.sources.rows import RowMapper
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from configs.schema import TaskConfig
+from environments.lookup import unknown
 from environments.records import Json, Message, Problem, Task
-from environments.registry import unknown
 from environments.sources.code_rows import CODE_ENVS, OPTIONS_OF, CodeOptions, code_payload, code_reference
 from environments.sources.options import read_options
 
