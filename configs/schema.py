@@ -100,13 +100,13 @@ class TaskConfig(Checked):
     """One source of problems."""
 
     section: ClassVar[str] = "tasks.*"
-    kind: Literal["jsonl", "hf", "reasoning_gym", "programs", "plugin"] = MISSING
+    kind: Literal["jsonl", "hf", "reasoning_gym", "programs", "swe", "plugin"] = MISSING
     env: str = MISSING
     """Environment: a name such as `math`, `code`, `code_output`, or a dotted path, `my_pkg.my_env:MyEnv`."""
     reward: str | None = None
     """Reward: a name, a dotted path, `trl:NAME`, or a mix such as `code + 0.1*my_pkg:brevity`. None: the one called like `env`."""
     path: str | None = None
-    """jsonl: the file. hf: dataset name or folder. plugin: registered name or dotted path of the source."""
+    """jsonl: the file. hf: dataset name or folder. swe: a folder of task folders. plugin: registered name or dotted path of the source."""
     split: str = "train"
     """hf: which split to read."""
     weight: float = bounded(1.0, above=0)
@@ -133,7 +133,12 @@ class TaskConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needed = {"jsonl": "the file", "hf": "a data set's name or folder", "plugin": "the name under which the source is registered"}
+        needed = {
+            "jsonl": "the file",
+            "swe": "the folder with the task folders",
+            "hf": "a data set's name or folder",
+            "plugin": "the name under which the source is registered",
+        }
         if self.kind in needed and not self.path:
             raise ValueError(f"{self.section}.path is not set; kind={self.kind} needs {needed[self.kind]}: set {self.section}.path")
         if self.reward is not None and not self.reward.strip():
@@ -166,7 +171,10 @@ class GeneratorConfig(Checked):
     """Inference engines."""
 
     section: ClassVar[str] = "generator"
-    engine: Literal["torch"] = "torch"
+    engine: Literal["torch", "scripted"] = "torch"
+    """scripted: no model answers, but a file of actions (`script`)."""
+    script: str | None = None
+    """scripted: JSON file with the actions of each task, as `rl swe script` writes it."""
     replicas: int = bounded(1, low=1)
     slots: int = bounded(64, low=1)
     """Sequences decoded together by one replica (KV slots)."""
@@ -187,6 +195,8 @@ class RolloutConfig(Checked):
     """0 strictly on-policy, 1 one step off, more: asynchronous with weights swapped in flight."""
     max_turns: int = bounded(1, low=1)
     """Most turns of an episode."""
+    max_seconds: float = bounded(7200.0, above=0)
+    """Wall clock of an episode, from its first turn to the end of its last; then it ends with stop reason `max_seconds`."""
     retries: int = bounded(2, low=0)
     """How often a rollout that failed by infrastructure is repeated before it is recorded as `infra`."""
     timeout: float = bounded(600.0, above=0)
@@ -328,6 +338,27 @@ class SandboxConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContainersConfig(Checked):
+    """The Docker engine for repository tasks."""
+
+    section: ClassVar[str] = "containers"
+    host: str = ""
+    """Address of the engine, `unix:///path`; empty: DOCKER_HOST, else one of `rl swe engine start`, else Docker's own place."""
+    runtime: str = ""
+    """Name of the engine's runtime, for example `crun` (faster) or `runsc`; empty: the engine's default."""
+    at_once: int = bounded(0, low=0, high=1024)
+    """Containers of one process alive at a time; further ones wait. 0 means four a processor."""
+    warm: int = bounded(0, low=0, high=64)
+    """Containers of one process that stand ready before they are asked for, of the kind asked for last."""
+    memory_mb: int = bounded(1024, low=16)
+    """Of one container, its tmpfs included."""
+    processes: int = bounded(256, low=4)
+    cpus: float = bounded(1.0, above=0)
+    disk_mb: int = bounded(256, low=1)
+    """Size of the work folder, of /tmp and of the home folder, each."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WarmStartConfig(Checked):
     """Optional supervised stage before RL (TRL's SFTTrainer), with the loss on the answer only."""
 
@@ -359,6 +390,7 @@ class Config(Checked):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    containers: ContainersConfig = field(default_factory=ContainersConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
 
     def __post_init__(self) -> None:

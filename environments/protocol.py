@@ -1,8 +1,8 @@
 """The `Environment` protocol: text in, text out; an environment never sees tokens."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from environments.records import Message, StepResult
+from environments.records import Budget, Message, StepResult
 
 
 class Environment(Protocol):
@@ -22,4 +22,13 @@ class Environment(Protocol):
 
     async def close(self) -> None:
         """Release sandboxes and processes. Called exactly once, whatever happened before."""
+        ...
+
+
+@runtime_checkable
+class Budgeted(Protocol):
+    """An environment that shows the policy what is left of the episode's budgets."""
+
+    def note_budget(self, budget: Budget) -> None:
+        """Called before each `step`."""
         ...

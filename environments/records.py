@@ -27,6 +27,8 @@ class StopReason(Enum):
     """The environment said that the episode is over."""
     MAX_TURNS = "max_turns"
     """The episode used all of its turns."""
+    MAX_SECONDS = "max_seconds"
+    """The episode used all of its seconds (`rollout.max_seconds`)."""
     ERROR = "error"
     """Infrastructure failed; the rollout carries an `error_type`."""
 
@@ -67,6 +69,18 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What an episode may still use, as told to an environment that asks for it (`environments/protocol.py`)."""
+
+    turns: int
+    """Turns after the one being answered."""
+    tokens: int
+    """Of the context length, after the turn being answered."""
+    seconds: float
+    seconds_in_all: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
     """The environment's answer to one action of the policy."""
 
@@ -75,6 +89,8 @@ class StepResult:
     done: bool
     stop_reason: StopReason | None = None
     """Set exactly when `done`."""
+    outcome: Mapping[str, Json] = field(default_factory=dict)
+    """With `done`: what the environment hands to the grader beside the messages, for example a submitted patch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +102,8 @@ class Episode:
     stop_reason: StopReason
     n_sampled_tokens: int
     """Tokens sampled by the policy over all turns."""
+    outcome: Mapping[str, Json] = field(default_factory=dict)
+    """What the environment handed over at the end; empty when it was cut short by a limit."""
     policy_version: int = 0
     """Training steps behind the policy when the episode was started; 0 outside of training."""
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rl.swe.arguments import add_swe_commands
+
 if TYPE_CHECKING:
     from configs.schema import Config
 
@@ -107,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     plot = _command(commands, "plot", _plot, "draw the curves of a run")
     plot.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
     plot.add_argument("--out", type=Path, metavar="FILE", help="PNG file to write")
+
+    add_swe_commands(commands, command=_command, epilog=EPILOG)
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
     return parser

@@ -45,7 +45,7 @@ pytestmark = pytest.mark.timeout(600)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
-COMMAND_NAMES = ("train", "eval", "grade", "env", "sql", "show", "plot", "doctor")
+COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "show", "plot", "doctor")
 RECORDED = {"benchmarks.md", "graders.md", "math.md", "quickstart.md", "quickstart.png", "sandbox.md", "smollm2_svamp.md"}
 """Of docs/results: written when a run is recorded."""
 
@@ -451,9 +451,7 @@ def test_files_keys_and_commands_in_the_text_exist() -> None:
             key = re.sub(r"^tasks\.\w+\.", "tasks.*.", match[1])
             assert key in keys or span.endswith((".json", ".yaml", ".log", ".py")), f"{document.name}: there is no setting {key}"
         elif match := re.match(r"rl ([a-z]+)", span):
-            assert match[1] in ("train", "eval", "grade", "env", "sql", "show", "plot", "doctor"), (
-                f"{document.name}: there is no command {span}"
-            )
+            assert match[1] in COMMAND_NAMES, f"{document.name}: there is no command {span}"
 
 
 def test_the_table_of_settings_is_the_schema() -> None:

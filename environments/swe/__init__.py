@@ -1,0 +1,1 @@
+"""Repositories in containers: images, tasks, the agent's environment, and the run of hidden tests."""

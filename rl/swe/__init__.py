@@ -1,0 +1,1 @@
+"""`rl swe`: images, task folders and episodes of repository tasks."""
