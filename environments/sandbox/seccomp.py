@@ -55,6 +55,12 @@ _ABSENT = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 42
 _CONDITIONAL = {"x86_64": {"clone": 56, "socket": 41, "ioctl": 16}, "aarch64": {"clone": 220, "socket": 198, "ioctl": 29}}
 _NEW_NAMESPACES = 0x7E02_0000
 _AF_UNIX = 1
+_ONLY_UNIX: tuple[dict[str, Any], ...] = ({"index": 0, "value": _AF_UNIX, "op": "SCMP_CMP_NE"},)
+_ONLY_UNIX_AND_IP: tuple[dict[str, Any], ...] = (
+    *({"index": 0, "value": family, "op": "SCMP_CMP_EQ"} for family in (0, 3, 4, 5, 6, 7, 8, 9)),
+    {"index": 0, "value": 10, "op": "SCMP_CMP_GT"},
+)
+"""Refuses all families but 1 (Unix), 2 (IPv4) and 10 (IPv6). A rule cannot name an argument twice, and several rules are alternatives."""
 _TERMINAL_INPUT = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX."""
 
@@ -89,8 +95,9 @@ def seccomp_filter(machine: str = platform.machine()) -> bytes:
     return b"".join((*program, allow))
 
 
-def docker_profile() -> dict[str, Any]:
-    """The same rules as a seccomp profile of Docker, which knows system calls by name."""
+def docker_profile(*, loopback: bool = False) -> dict[str, Any]:
+    """The same rules as a seccomp profile of Docker, which knows system calls by name. `loopback`: sockets of IPv4 and IPv6 are let
+    through, for containers with a network of their own that holds nothing but the loopback device."""
 
     def rule(names: Sequence[str], error: int, *conditions: dict[str, Any]) -> dict[str, Any]:
         return {"names": list(names), "action": "SCMP_ACT_ERRNO", "errnoRet": error, "args": list(conditions)}
@@ -103,7 +110,7 @@ def docker_profile() -> dict[str, Any]:
             rule(names, errno.EPERM),
             rule(list(_ABSENT), errno.ENOSYS),
             *(rule(["clone"], errno.EPERM, {"index": 0, "value": bit, "valueTwo": bit, "op": "SCMP_CMP_MASKED_EQ"}) for bit in namespaces),
-            rule(["socket"], errno.EACCES, {"index": 0, "value": _AF_UNIX, "op": "SCMP_CMP_NE"}),
+            *(rule(["socket"], errno.EACCES, condition) for condition in (_ONLY_UNIX_AND_IP if loopback else _ONLY_UNIX)),
             *(rule(["ioctl"], errno.EPERM, {"index": 1, "value": request, "op": "SCMP_CMP_EQ"}) for request in _TERMINAL_INPUT),
         ],
     }

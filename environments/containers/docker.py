@@ -1,0 +1,141 @@
+"""Containers of a Docker engine. Its calls block, so they run in threads; the traffic with programs runs in the event loop."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from environments.containers import images
+from environments.containers.base import ContainerError, ContainerSpec, ExecResult
+from environments.containers.container import DockerContainer
+from environments.containers.engine import Engine
+from environments.containers.hardening import START_LINE, container_config
+from environments.containers.stream import Stream
+from environments.containers.waiting import to_its_end
+from environments.containers.work_folder import WorkFolder
+
+T = TypeVar("T")
+
+
+class DockerContainers:
+    """See Containers. The engine is reached at the first call."""
+
+    def __init__(self, *, host: str = "", runtime: str = "", at_once: int = 0) -> None:
+        """`at_once`: containers alive at a time, further ones wait their turn; 0 means four a processor."""
+        at_once = at_once or 4 * (os.cpu_count() or 1)
+        self._host, self._runtime, self._labels = host, runtime, {"codeworld-rl.owner": ""}
+        self._turns = asyncio.Semaphore(at_once)
+        self._connections = 2 * at_once
+        self._threads = ThreadPoolExecutor(self._connections, thread_name_prefix="engine")
+        self._connecting: asyncio.Future[Engine] | None = None
+        self._alive: set[DockerContainer] = set()
+        self._folders: dict[tuple[str, str], asyncio.Future[WorkFolder]] = {}
+
+    async def start(self, spec: ContainerSpec) -> DockerContainer:
+        """See Containers.start."""
+        engine = await self._engine()
+        folder = await self._folder(engine, spec)
+        await self._turns.acquire()
+        try:
+            return await to_its_end(self._launch(engine, spec, folder), undo=DockerContainer.remove)
+        except Exception:
+            self._turns.release()
+            raise
+
+    async def image_id(self, image: str) -> str:
+        """See Containers.image_id."""
+        engine = await self._engine()
+        return str((await self.in_thread(lambda: engine.image(image)))["Id"])
+
+    async def image_label(self, image: str, label: str) -> str | None:
+        """See Containers.image_label."""
+        engine = await self._engine()
+        about = await self.in_thread(lambda: engine.image(image))
+        return ((about["Config"] or {}).get("Labels") or {}).get(label)
+
+    async def image_tree(self, image: str, path: str, *, max_bytes: int = 1 << 30) -> bytes:
+        """See Containers.image_tree."""
+        engine = await self._engine()
+        return await self.in_thread(lambda: images.tree(engine, image, path, max_bytes=max_bytes, labels=self._labels))
+
+    async def import_image(
+        self, tar_path: str, *, image: str, environment: Mapping[str, str], work_dir: str, labels: Mapping[str, str]
+    ) -> str:
+        """See Containers.import_image."""
+        engine = await self._engine()
+        about = images.About(environment=environment, work_dir=work_dir, labels=labels)
+        return await to_its_end(self.in_thread(lambda: images.import_root(engine, tar_path, image=image, about=about, own=self._labels)))
+
+    async def build_step(
+        self, *, base: str, image: str, command: Sequence[str], files: bytes | None, labels: Mapping[str, str], seconds: float
+    ) -> ExecResult:
+        """See Containers.build_step."""
+        step = images.Step(base=base, image=image, command=tuple(command), files=files, labels=labels, seconds=seconds)
+        return await images.build(await self._engine(), step, in_thread=self.in_thread, own=self._labels, runtime=self._runtime)
+
+    async def close(self) -> None:
+        """See Containers.close."""
+        await asyncio.gather(*(container.remove() for container in tuple(self._alive)))
+        if self._connecting is not None and not self._connecting.cancelled() and self._connecting.exception() is None:
+            self._connecting.result().close()
+        self._threads.shutdown(wait=False)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """One of the engine's blocking calls."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    async def _launch(self, engine: Engine, spec: ContainerSpec, folder: WorkFolder) -> DockerContainer:
+        config = container_config(spec, labels=self._labels, runtime=self._runtime, folder=folder.mount_options)
+
+        def run() -> tuple[str, socket.socket]:
+            container = engine.create(config)
+            connection = None
+            try:
+                connection = engine.attach(container)
+                engine.start(container)
+                if folder.tar:
+                    engine.put(container, spec.work_dir, folder.tar)
+            except BaseException:
+                if connection is not None:
+                    connection.close()
+                with contextlib.suppress(ContainerError):
+                    engine.remove(container)
+                raise
+            return container, connection
+
+        id, connection = await self.in_thread(run)
+        stream = await Stream.open(connection)
+        await stream.write(START_LINE)
+        container = DockerContainer(id=id, engine=engine, stream=stream, in_thread=self.in_thread, removed=self._removed)
+        self._alive.add(container)
+        return container
+
+    def _removed(self, container: DockerContainer) -> None:
+        self._alive.remove(container)
+        self._turns.release()
+
+    async def _folder(self, engine: Engine, spec: ContainerSpec) -> WorkFolder:
+        """The content of an image's work folder, taken once for an image's id."""
+        key = (await self.image_id(spec.image), spec.work_dir)
+        if key not in self._folders:
+            self._folders[key] = asyncio.ensure_future(self._read_folder(*key))
+        reading = self._folders[key]
+        try:
+            return await asyncio.shield(reading)
+        finally:
+            if reading.done() and (reading.cancelled() or reading.exception() is not None):
+                self._folders.pop(key, None)
+
+    async def _read_folder(self, image: str, path: str) -> WorkFolder:
+        try:
+            return WorkFolder.of(await self.image_tree(image, path))
+        except FileNotFoundError:
+            return WorkFolder.absent()
+
+    async def _engine(self) -> Engine:
+        if self._connecting is None or (self._connecting.done() and self._connecting.exception() is not None):
+            self._connecting = asyncio.ensure_future(self.in_thread(lambda: Engine(host=self._host, connections=self._connections)))
+        return await asyncio.shield(self._connecting)
