@@ -143,6 +143,10 @@ class Containers(Protocol):
         """`sha256:...` of an image. Raises ImageMissing."""
         ...
 
+    async def image_bytes(self, image: str) -> int:
+        """Size of an image and all that it is built on. Raises ImageMissing."""
+        ...
+
     async def image_tree(self, image: str, path: str, *, max_bytes: int = 1 << 30) -> bytes:
         """A tar of a folder of an image, without starting anything in it."""
         ...
