@@ -19,11 +19,16 @@ def add_swe_commands(commands: Any, *, command: AddCommand, epilog: str) -> None
     engine.add_argument("action", choices=("start", "stop", "status"))
 
     image = command(below, "image", _image, "make the image of a repository and run its tests")
-    image.add_argument("source", metavar="SOURCE", help="pypi:NAME==VERSION, a source package (.tar.gz), or the folder of a git repository")
+    image.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="pypi:NAME==VERSION, a source package (.tar.gz), the folder of a git repository, or image:REFERENCE that has one at /testbed",
+    )
     image.add_argument("--name", metavar="NAME", help="name of the repository (default: from the source)")
     image.add_argument(
         "--base", metavar="IMAGE", help="image to build on; it must hold python3, pip and bash (default: one from this Python)"
     )
+    image.add_argument("--requirements", type=Path, metavar="FILE", help="further requirements that the tests need")
     image.add_argument("--out", type=Path, default=Path("swe/images"), metavar="FOLDER", help="where NAME.json goes (default: swe/images)")
     image.add_argument("--runs", type=int, default=3, metavar="N", help="runs of the tests, to find flaky ones (default: 3)")
 
@@ -73,7 +78,15 @@ def _engine(args: argparse.Namespace) -> int:
 def _image(args: argparse.Namespace) -> int:
     from rl.swe.image import image_command
 
-    return image_command(args.source, name=args.name, base=args.base, out=args.out, runs=args.runs, as_json=args.as_json)
+    return image_command(
+        args.source,
+        name=args.name,
+        base=args.base,
+        requirements=args.requirements,
+        out=args.out,
+        runs=args.runs,
+        as_json=args.as_json,
+    )
 
 
 def _mutate(args: argparse.Namespace) -> int:
