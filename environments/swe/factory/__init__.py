@@ -1,0 +1,1 @@
+"""Makes repository tasks by breaking functions that tests cover (mutate-fix)."""
