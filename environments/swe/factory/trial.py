@@ -1,0 +1,108 @@
+"""Tries a mutant on the repository's own tests: does a test notice it, always the same ones, and does the gold patch undo it?"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from environments.swe.factory.gold import patched, restoring_patch
+from environments.swe.factory.mutations import Mutant
+from environments.swe.factory.repository import Target
+from environments.swe.records import Outcome, Patch, PatchError, RepoImage, SuiteRequest, SuiteResult, TestOutcome, TreeChange
+
+RunSuite = Callable[[SuiteRequest], Awaitable[SuiteResult]]
+"""`run_suite` of one image."""
+RUNS = 3
+"""Of the broken and of the repaired code, which must agree."""
+MOST_FAILING = 0.5
+"""A mutant that fails more of the tests than this broke the repository, not a behaviour."""
+
+
+class Fell(Enum):
+    """Why a candidate became no task."""
+
+    SAME_TEXT = "the same text as another candidate"
+    NO_PARSE = "does not parse"
+    EQUIVALENT = "the same program as before"
+    NO_FAILURE = "no test fails"
+    MANY_FAILURES = "more than half of the tests fail"
+    TIMEOUT = "a run did not end in time"
+    CRASH = "a run did not reach its end"
+    SIMILAR = "too much like another task"
+    UNSTABLE = "runs differ"
+    GOLD_FAILS = "the gold patch does not repair it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noticed:
+    """A mutant that tests notice."""
+
+    target: Target
+    mutant: Mutant
+    failing: tuple[TestOutcome, ...]
+    """Stable tests that do not pass, in the image's order."""
+
+    @property
+    def overlay(self) -> TreeChange:
+        """The broken file."""
+        return TreeChange(path=self.mutant.source.path.encode(), mode=self.target.mode, data=self.mutant.data)
+
+
+def run_seconds(image: RepoImage) -> float:
+    """Deadline of one run of all tests: a few times what they take, and the start of a container on a busy machine."""
+    return 20.0 + 6.0 * image.suite_seconds
+
+
+async def first_look(target: Target, mutant: Mutant, *, image: RepoImage, run: RunSuite) -> Noticed | Fell:
+    """The tests that enter the function, and if one of them fails, all tests once."""
+    changes = (TreeChange(path=mutant.source.path.encode(), mode=target.mode, data=mutant.data),)
+    covering = await run(SuiteRequest(changes=changes, tests=target.tests, seconds=run_seconds(image)))
+    if fell := _ended_badly(covering):
+        return fell
+    if covering.passed() >= set(target.tests):
+        return Fell.NO_FAILURE
+    whole = await run(SuiteRequest(changes=changes, tests=tuple(image.tests), seconds=run_seconds(image)))
+    if fell := _ended_badly(whole):
+        return fell
+    failing = _failing(whole, image)
+    if not failing:
+        return Fell.UNSTABLE
+    if len(failing) > max(1, MOST_FAILING * len(image.tests)):
+        return Fell.MANY_FAILURES
+    return Noticed(target=target, mutant=mutant, failing=failing)
+
+
+async def confirm(noticed: Noticed, *, image: RepoImage, run: RunSuite) -> Patch | Fell:
+    """The gold patch, when all further runs agree: the same tests fail with the mutant, and none with the patch."""
+    fixed = TreeChange(path=noticed.overlay.path, mode=noticed.overlay.mode, data=noticed.mutant.source.data)
+    patch = restoring_patch(broken=noticed.overlay, fixed=fixed)
+    try:
+        repaired = patched(noticed.overlay, patch)
+    except PatchError:
+        return Fell.GOLD_FAILS
+
+    def runs(change: TreeChange, count: int) -> list[Awaitable[SuiteResult]]:
+        request = SuiteRequest(changes=(change,), tests=tuple(image.tests), seconds=run_seconds(image))
+        return [run(request) for _ in range(count)]
+
+    results = await asyncio.gather(*runs(noticed.overlay, RUNS - 1), *runs(repaired, RUNS))
+    broken, good = results[: RUNS - 1], results[RUNS - 1 :]
+    if fell := next((fell for result in results if (fell := _ended_badly(result))), None):
+        return fell
+    names = [test.id for test in noticed.failing]
+    if any([test.id for test in _failing(result, image)] != names for result in broken):
+        return Fell.UNSTABLE
+    return Fell.GOLD_FAILS if any(_failing(result, image) for result in good) else patch
+
+
+def _ended_badly(result: SuiteResult) -> Fell | None:
+    if result.ended == "finished":
+        return None
+    return Fell.TIMEOUT if result.ended == "timeout" else Fell.CRASH
+
+
+def _failing(result: SuiteResult, image: RepoImage) -> tuple[TestOutcome, ...]:
+    """The stable tests that did not pass, those without a verdict too, in the image's order."""
+    by_id = {test.id: test for test in result.tests}
+    outcomes = (by_id.get(test, TestOutcome(id=test, outcome=Outcome.MISSING)) for test in image.tests)
+    return tuple(outcome for outcome in outcomes if outcome.outcome is not Outcome.PASSED)
