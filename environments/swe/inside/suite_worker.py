@@ -1,0 +1,341 @@
+"""Runs a repository's tests one at a time, as the host says, and answers over a channel that the tests do not have.
+
+The main process of a container: the host sends lines of JSON to its stdin and reads lines of JSON from its stdout. Both are moved away
+before any code of the repository is imported. pytest is imported before the request comes, so that a container that stands ready has it.
+Each order carries a nonce that its answer must repeat. Standard library and pytest only, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+import traceback
+from threading import Lock
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from environments.swe.inside.suite_worker_guard import Guard
+from environments.swe.inside.suite_worker_paths import is_test_path
+from environments.swe.inside.suite_worker_watch import AuditWatch, Snapshot
+
+_OMITTED_PLUGINS = ("randomly", "random_order", "xdist", "cov", "rerunfailures", "flaky", "repeat", "forked", "sugar", "instafail")
+"""Entry points with these in their names reorder, repeat or hide tests, or show them otherwise."""
+_DETAIL_CHARS, _OUTPUT_BYTES, _ERROR_CHARS = 2000, 4000, 4000
+_clock, _dumps, _loads, _read, _write, _exit = time.perf_counter, json.dumps, json.loads, os.read, os.write, os._exit
+
+
+class Channel:
+    """Lines of JSON to and from the host, on descriptors that programs started by the tests do not inherit."""
+
+    def __init__(self) -> None:
+        self._in, self._out = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64 + secrets.randbelow(900)) for fd in (0, 1))
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        with tempfile.TemporaryFile() as file:
+            self.printed = os.dup(file.fileno())
+        os.dup2(self.printed, 1)
+        os.dup2(self.printed, 2)
+        self._buffer, self._lock, self._pid = b"", Lock(), os.getpid()
+
+    def receive(self) -> Any:
+        """The next order; ends the process when there is none."""
+        while b"\n" not in self._buffer:
+            data = _read(self._in, 1 << 16)
+            if not data:
+                _exit(0)
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return _loads(line)
+
+    def send(self, answer: Dict[str, Any]) -> None:
+        """To the host; only from the process that the host started."""
+        if os.getpid() != self._pid:
+            _exit(1)
+        data = _dumps(answer).encode() + b"\n"
+        with self._lock:
+            while data:
+                data = data[_write(self._out, data) :]
+
+    def last_output(self) -> str:
+        """The last of what was printed beside pytest's own capturing."""
+        size = os.fstat(self.printed).st_size
+        return os.pread(self.printed, _OUTPUT_BYTES, max(0, size - _OUTPUT_BYTES)).decode(errors="replace")
+
+
+def _import_runner() -> "Tuple[str, ...]":
+    """Import pytest with all of its own plugins, and tell which others are installed."""
+    import importlib
+    import importlib.metadata as metadata
+    import unittest  # noqa: F401  # so that it is the real one, and watched
+
+    import _pytest.config
+    import pytest  # noqa: F401
+
+    for name in _pytest.config.default_plugins:
+        importlib.import_module(f"_pytest.{name}")
+    found = metadata.entry_points()
+    group = found.select(group="pytest11") if hasattr(found, "select") else found.get("pytest11", ())
+    names = {entry.name for entry in group}
+    return tuple(sorted(name for name in names if not any(part in name for part in _OMITTED_PLUGINS)))
+
+
+def _install_guard(guard: Guard, *, root: str) -> None:
+    """Have pytest rewrite all files of tests, always from their sources, and by the guard too."""
+    from _pytest.assertion import rewrite
+
+    old_rewrite_asserts, old_rewrite_test = rewrite.rewrite_asserts, rewrite._rewrite_test
+    hook: Any = rewrite.AssertionRewritingHook
+    old_should, old_bailout = hook._should_rewrite, hook._early_rewrite_bailout
+
+    def rewrite_asserts(tree: Any, *arguments: Any, **named: Any) -> None:
+        guard.transform(tree)
+        old_rewrite_asserts(tree, *arguments, **named)
+
+    def rewrite_test(path: Any, *arguments: Any) -> Any:
+        found = old_rewrite_test(path, *arguments)
+        if str(path).startswith(root + "/") and is_test_path(str(path)[len(root) + 1 :]):
+            guard.trust(found[1])
+        return found
+
+    def should_rewrite(self: Any, name: str, path: str, state: Any) -> Any:
+        inside = str(path).startswith(root + "/") and is_test_path(str(path)[len(root) + 1 :])
+        return inside or old_should(self, name, path, state)
+
+    def early_rewrite_bailout(self: Any, name: str, state: Any) -> Any:
+        return "test" not in name.lower() and old_bailout(self, name, state)
+
+    rewrite.rewrite_asserts, rewrite._rewrite_test = rewrite_asserts, rewrite_test
+    rewrite._read_pyc = lambda *arguments, **named: None
+    hook._should_rewrite, hook._early_rewrite_bailout = should_rewrite, early_rewrite_bailout
+    guard.install()
+
+
+class Runner:
+    """The plugin that takes the place of pytest's loop."""
+
+    def __init__(self, channel: Channel, request: Dict[str, Any], guard: Guard, snapshot: Snapshot, recorder: Optional[Any]) -> None:
+        self._channel, self._request, self._guard = channel, request, guard
+        self._snapshot, self._recorder = snapshot, recorder
+        self._items: List[Any] = []
+        self._reports: List[Any] = []
+        self._errors: List[str] = []
+        self._after = ""
+        self._hooks: "Optional[Tuple[int, ...]]" = None
+        self.collected = False
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self._errors.append(f"{report.nodeid}: {report.longrepr}"[-_DETAIL_CHARS:])
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self._reports.append(report)
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Tell what was collected, then do what the host says until it says no more; ends the process."""
+        self.collected = True
+        wanted = frozenset(self._request["tests"])
+        self._items = [item for item in session.items if not wanted or item.nodeid in wanted]
+        self._hooks = _hook_ids(session.config)
+        self._channel.send(
+            {
+                "nonce": self._request["nonce"],
+                "collected": [item.nodeid for item in self._items],
+                "errors": "\n".join(self._errors)[-_ERROR_CHARS:],
+                "changed": self._snapshot.changed(),
+            }
+        )
+        while True:
+            order = self._channel.receive()
+            if order["do"] == "finish":
+                self._channel.send({"nonce": order["nonce"], "changed": self._changed(session), "output": self._channel.last_output()})
+                _exit(0)
+            if order["do"] == "control":
+                self._items.append(_control(self._items[order["like"]], order["skip"]))
+                self._channel.send({"nonce": order["nonce"], "index": len(self._items) - 1})
+            else:
+                following = order["next"]
+                answer = self._run(self._items[order["run"]], None if following is None else self._items[following], order["text"])
+                answer["changed"] = self._changed(session)
+                answer["nonce"] = order["nonce"]
+                self._channel.send(answer)
+
+    def pytest_pyfunc_call(self, pyfuncitem: Any) -> Any:
+        """With a text: the test's function must have run, and fails with that text then."""
+        function, text, self._after = pyfuncitem.obj, self._after, ""
+        if not text or getattr(function, "is_control", False):
+            yield
+            return
+
+        def and_fail(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            if hasattr(result, "__await__"):
+                return result
+            raise AssertionError(text)
+
+        pyfuncitem.obj = and_fail
+        try:
+            yield
+        finally:
+            pyfuncitem.obj = function
+
+    def _run(self, item: Any, following: Any, text: str) -> Dict[str, Any]:
+        import pytest
+
+        self._reports, self._after = [], text
+        if text and not getattr(item, "is_control", False):
+            if type(item) is not pytest.Function:
+                return {"outcome": "skipped", "seconds": 0.0, "detail": "no plain function"}
+            item._initrequest()  # its fixtures anew: it has run before
+        if getattr(item, "is_control", False):
+            item.control_text[0] = text
+        self._guard.begin()
+        if self._recorder is not None:
+            self._recorder.start()
+        raised = ""
+        try:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        except BaseException as error:
+            raised = f"{type(error).__name__}: {error}"
+        covered = self._recorder.stop() if self._recorder is not None else None
+        outcome, detail = _outcome(self._reports)
+        if raised and outcome in ("passed", "missing"):
+            outcome, detail = "error", raised
+        if outcome == "passed" and self._guard.hits:
+            outcome, detail = "failed", self._guard.hits[0]
+        name = getattr(item, "originalname", None) or item.name
+        is_function = isinstance(item, pytest.Function) and not getattr(item, "is_control", False) and name.startswith("test")
+        if outcome == "passed" and is_function and self._guard.completions[-1:] != [True]:
+            outcome, detail = "failed", "the function of the test did not run to its end"
+        seconds = sum(report.duration for report in self._reports)
+        answer = {"outcome": outcome, "seconds": round(float(seconds), 6), "detail": detail[-_DETAIL_CHARS:]}
+        if covered is not None:
+            answer["covered"] = covered
+        return answer
+
+    def _changed(self, session: Any) -> str:
+        changed = self._snapshot.changed()
+        if not changed and _hook_ids(session.config) != self._hooks:
+            changed = "pytest's hooks"
+        return changed
+
+
+def _outcome(reports: List[Any]) -> Tuple[str, str]:
+    """What pytest's reports of one test come to."""
+    detail = "\n".join(str(report.longrepr) for report in reports if report.longrepr)
+    for report in reports:
+        if report.failed:
+            return ("failed" if report.when == "call" else "error"), detail
+    for report in reports:
+        if report.skipped:
+            return ("xfailed" if hasattr(report, "wasxfail") else "skipped"), detail
+    if any(hasattr(report, "wasxfail") for report in reports):
+        return "xpassed", detail
+    return ("passed" if any(report.when == "call" and report.passed for report in reports) else "missing"), detail
+
+
+def _hook_ids(config: Any) -> "Tuple[int, ...]":
+    """Who is called around a test."""
+    found = []
+    for name in ("protocol", "setup", "call", "teardown", "makereport", "logreport"):
+        found += [id(one.function) for one in getattr(config.hook, f"pytest_runtest_{name}").get_hookimpls()]
+    return (*found, *(id(one.function) for one in config.hook.pytest_pyfunc_call.get_hookimpls()))
+
+
+def _control(like: Any, skip: bool) -> Any:
+    """A test beside another one that must fail, or be skipped, with the text that it is given when it runs."""
+    import pytest
+
+    text = [""]
+
+    def control() -> None:
+        if skip:
+            pytest.skip(text[0])
+        raise AssertionError(text[0])
+
+    parent = like.getparent(pytest.Module) or like.parent
+    item: Any = pytest.Function.from_parent(parent, name=like.name.split("[", 1)[0], callobj=control)
+    item.is_control, item.control_text = True, text
+    return item
+
+
+def _mark_hooks() -> None:
+    import pytest
+
+    loop: Any = Runner.pytest_runtestloop
+    Runner.pytest_runtestloop = pytest.hookimpl(tryfirst=True)(loop)  # type: ignore[method-assign]
+    call: Any = Runner.pytest_pyfunc_call
+    Runner.pytest_pyfunc_call = pytest.hookimpl(hookwrapper=True, tryfirst=True)(call)  # type: ignore[method-assign]
+
+
+def _shadowing(names: List[str], root: str) -> str:
+    """The first of new names that would be imported in place of an installed module."""
+    from importlib.machinery import PathFinder
+
+    standard = frozenset(getattr(sys, "stdlib_module_names", ())) | frozenset(sys.builtin_module_names)
+    inside = {os.path.realpath(entry or "."): entry for entry in sys.path}
+    outside = [entry for entry in sys.path if not (os.path.realpath(entry or ".") + "/").startswith(root + "/")]
+    for path in names:
+        folder, name = os.path.split(os.path.join(root, path))
+        module = name.split(".", 1)[0]
+        if os.path.realpath(folder) in inside and (module in standard or PathFinder.find_spec(module, outside) is not None):
+            return path
+    return ""
+
+
+def main() -> None:
+    channel = Channel()
+    root = os.path.realpath(os.getcwd())
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        del os.environ[name]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    try:
+        plugins = _import_runner()
+    except Exception as error:
+        channel.send({"nonce": channel.receive()["nonce"], "broken": f"the image cannot run pytest: {type(error).__name__}: {error}"})
+        _exit(0)
+    import pytest
+
+    guard = Guard()
+    _install_guard(guard, root=root)
+    _mark_hooks()
+    snapshot = Snapshot()
+    for code in snapshot.codes():
+        guard.trust(code)
+    request = channel.receive()
+    nonce = request["nonce"]
+    sys.path.insert(0, root)
+    shadowing = _shadowing(request["new_names"], root)
+    if shadowing:
+        channel.send({"nonce": nonce, "shadows": shadowing})
+        _exit(0)
+    for name in [name for name in sys.modules if name.split(".", 1)[0] == "environments"]:
+        del sys.modules[name]
+    recorder = RECORDER(root) if request["coverage"] and RECORDER is not None else None
+    AuditWatch(root, is_test=is_test_path, tell=lambda event, path: channel.send({"nonce": nonce, "flag": [event, path]})).start()
+    runner = Runner(channel, request, guard, snapshot, recorder)
+    files = sorted({test.split("::", 1)[0] for test in request["tests"]})
+    arguments = ["-q", "--rootdir=" + root, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    arguments += [part for name in plugins for part in ("-p", name)]
+    present = [name for name in files if os.path.exists(name)]
+    code: Any = 0
+    try:
+        if present or not files:
+            for more in ([], ["-o", "addopts="]):  # again without its options: they may be those of plugins that are left out
+                code = pytest.main([*arguments, *more, *present], plugins=[runner])
+                if runner.collected or code != 4:
+                    break
+    except BaseException:
+        channel.send({"nonce": nonce, "broken": traceback.format_exc()[-_ERROR_CHARS:]})
+        _exit(0)
+    reason = f"pytest ended with code {int(code)} before it had collected tests" if files == [] or present else "no file of the tests is there"
+    channel.send({"nonce": nonce, "broken": reason, "output": channel.last_output()})
+    _exit(0)
+
+
+RECORDER: Optional[Callable[[str], Any]] = None
+"""Records which functions a test enters; set by the program that the host puts together."""

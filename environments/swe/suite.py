@@ -1,0 +1,133 @@
+"""Runs tests of a repository in a fresh container: `run_suite`.
+
+What a run is made of: the image's work folder, the changes over it as files of root, a process of the user `tester` that cannot write
+them (`inside/suite_worker.py`), and a conversation in which this side says which test comes next (`suite_session.py`). The container is
+gone before the result is there.
+"""
+
+import asyncio
+import io
+import tarfile
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from environments.containers.base import Container, ContainerError, Containers, ContainerSpec
+from environments.swe.records import SuiteRequest, SuiteResult, TreeChange
+from environments.swe.suite_session import Flag, SuiteSession
+
+_PACKAGE = "environments.swe.inside"
+_MODULES = ("suite_worker_paths", "suite_worker_guard", "suite_worker_watch", "suite_worker")
+_STAGE_SECONDS = 60.0
+_MAKE_WAY = """
+import os, shutil, sys
+gone, put = ([os.fsencode(p) if isinstance(p, str) else p for p in part.split(b"\\0") if p] for part in sys.stdin.buffer.read().split(b"\\0\\0"))
+for path in gone:
+    if os.path.lexists(path):
+        os.unlink(path)
+    folder = os.path.dirname(path)
+    while folder and os.path.isdir(folder) and not os.path.islink(folder) and not os.listdir(folder):
+        os.rmdir(folder)
+        folder = os.path.dirname(folder)
+for path in put:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+"""
+"""Run as the owner of the work folder, which root without capabilities is not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardedRun:
+    """A run of tests and what was seen beside them."""
+
+    result: SuiteResult
+    flags: tuple[Flag, ...]
+    """Who of the tree's code, tests aside, looked into the process."""
+
+
+async def run_suite(containers: Containers, *, image: str, work_dir: str, request: SuiteRequest) -> SuiteResult:
+    """Run tests on an image with changes. Whatever the code under test does is in the result.
+
+    Raises ContainerError when the engine fails, ImageMissing and EngineUnavailable.
+    """
+    return (await run_guarded(containers, image=image, work_dir=work_dir, request=request)).result
+
+
+async def run_guarded(
+    containers: Containers, *, image: str, work_dir: str, request: SuiteRequest, new_names: Collection[str] = ()
+) -> GuardedRun:
+    """As `run_suite`. `new_names`: paths that the base does not have; one that hides an installed module makes the run `tampered`."""
+    started = time.monotonic()
+    spec = ContainerSpec(
+        image=image, command=("python3", "-I", "-c", worker_program(coverage=request.coverage)), user="tester", work_dir=work_dir
+    )
+    container = await containers.start(spec)
+    session = SuiteSession(container, request, new_names=new_names)
+    try:
+        await _stage(container, request.changes)
+        await session.run()
+    finally:
+        await asyncio.shield(container.remove())
+    return GuardedRun(result=replace(session.result(), seconds=time.monotonic() - started), flags=session.flags)
+
+
+@cache
+def worker_program(*, coverage: bool = False) -> str:
+    """Source of a container's main process: the modules of `inside` that it needs, put together."""
+    folder = Path(__file__).parent / "inside"
+    names = (*_MODULES, "coverage") if coverage else _MODULES
+    sources = {f"{_PACKAGE}.{name}": (folder / f"{name}.py").read_text() for name in names}
+    lines = [
+        "import sys, types",
+        f"for name, source in {sources!r}.items():",
+        "    module = sys.modules[name] = types.ModuleType(name)",
+        "    exec(compile(source, f'<{name.rpartition(\".\")[2]}>', 'exec'), module.__dict__)",
+        f"worker = sys.modules[{_PACKAGE + '.suite_worker'!r}]",
+        *([f"worker.RECORDER = sys.modules[{_PACKAGE + '.coverage'!r}].FunctionRecorder"] if coverage else []),
+        "del name, source, module",
+        "worker.main()",
+    ]
+    return "\n".join(lines)
+
+
+async def _stage(container: Container, changes: Sequence[TreeChange]) -> None:
+    """Bring the changes into the work folder."""
+    gone = [change.path for change in changes if change.mode is None]
+    if gone:
+        put = [change.path for change in changes if change.mode is not None]
+        data = b"\0".join(gone) + b"\0\0" + b"\0".join(put)
+        done = await container.exec(["python3", "-I", "-c", _MAKE_WAY], stdin=data, seconds=_STAGE_SECONDS, user="agent")
+        if done.exit_code != 0:
+            raise ContainerError(f"files could not be removed before the tests: {done.errors.decode(errors='replace')[-300:]}")
+    if len(gone) < len(changes):
+        await container.put(".", changes_tar(changes))
+
+
+def changes_tar(changes: Sequence[TreeChange], *, uid: int = 0) -> bytes:
+    """A tar of the changed files and the folders above them, without the deleted ones."""
+    packed = io.BytesIO()
+    folders: set[str] = set()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
+        for change in sorted((one for one in changes if one.mode is not None), key=lambda one: one.path):
+            name = change.path.decode("utf-8", "surrogateescape")
+            for parent in reversed(PurePosixPath(name).parents[:-1]):
+                if str(parent) not in folders:
+                    folders.add(str(parent))
+                    tar.addfile(_entry(str(parent), kind=tarfile.DIRTYPE, mode=0o755, uid=uid))
+            if change.mode == 0o120000:
+                entry = _entry(name, kind=tarfile.SYMTYPE, mode=0o777, uid=uid)
+                entry.linkname = change.data.decode("utf-8", "surrogateescape")
+                tar.addfile(entry)
+            else:
+                entry = _entry(name, kind=tarfile.REGTYPE, mode=0o755 if change.mode == 0o100755 else 0o644, uid=uid)
+                entry.size = len(change.data)
+                tar.addfile(entry, io.BytesIO(change.data))
+    return packed.getvalue()
+
+
+def _entry(name: str, *, kind: bytes, mode: int, uid: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.uid, entry.gid = kind, mode, uid, uid
+    return entry
