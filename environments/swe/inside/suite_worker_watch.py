@@ -34,6 +34,7 @@ class Snapshot:
         for name, module in sorted(sys.modules.items()):
             if name.split(".", 1)[0] in WATCHED and isinstance(module, types.ModuleType):
                 self._module(name, module)
+        self._legacy = {id(entry[3]) for entry in self._entries if entry[3] is not None and entry[4].startswith("_pytest.legacypath")}
 
     def codes(self) -> List[types.CodeType]:
         """Of all of them."""
@@ -42,9 +43,17 @@ class Snapshot:
     def changed(self) -> str:
         """The first function that is not what it was; empty when all are."""
         for names, name, value, code, owner in self._entries:
-            if names.get(name) is not value or (code is not None and value.__code__ is not code):
+            found = names.get(name)
+            if found is not value and not self._is_legacy(found):
+                return f"{owner}.{name}"
+            if code is not None and value.__code__ is not code:
                 return f"{owner}.{name}"
         return ""
+
+    def _is_legacy(self, value: Any) -> bool:
+        """Whether a value is a function of the plugin that adds py.path methods to pytest's classes when it is configured."""
+        function = value.fget if isinstance(value, property) else value
+        return type(function) is _FUNCTION and id(function.__code__) in self._legacy
 
     def _module(self, module_name: str, module: types.ModuleType) -> None:
         names = vars(module)
