@@ -66,7 +66,7 @@ async def run_guarded(
     container = await containers.start(spec)
     session = SuiteSession(container, request, new_names=new_names)
     try:
-        await _stage(container, request.changes)
+        await _stage(container, request.changes, work_dir=work_dir)
         await session.run()
     finally:
         await asyncio.shield(container.remove())
@@ -92,7 +92,7 @@ def worker_program(*, coverage: bool = False) -> str:
     return "\n".join(lines)
 
 
-async def _stage(container: Container, changes: Sequence[TreeChange]) -> None:
+async def _stage(container: Container, changes: Sequence[TreeChange], *, work_dir: str) -> None:
     """Bring the changes into the work folder."""
     gone = [change.path for change in changes if change.mode is None]
     if gone:
@@ -102,7 +102,7 @@ async def _stage(container: Container, changes: Sequence[TreeChange]) -> None:
         if done.exit_code != 0:
             raise ContainerError(f"files could not be removed before the tests: {done.errors.decode(errors='replace')[-300:]}")
     if len(gone) < len(changes):
-        await container.put(".", changes_tar(changes))
+        await container.put(work_dir, changes_tar(changes))
 
 
 def changes_tar(changes: Sequence[TreeChange], *, uid: int = 0) -> bytes:
