@@ -1,0 +1,254 @@
+"""The tree that an agent starts from, held on the host as a bare git repository: what was changed, and what a patch changes.
+
+One repository an image in the cache folder (`$XDG_CACHE_HOME/codeworld-rl/trees`), one commit an overlay in it. Repositories are made
+beside their place and moved there whole, so that any number of processes may ask for the same one. Patches and agents' trees are looked
+at in scratch repositories that borrow its objects.
+"""
+
+import asyncio
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+from weakref import WeakKeyDictionary
+
+from environments.containers.base import AGENT_UID, Containers
+from environments.swe.git import GitError, git, make_repository, scratch_folder, scratch_repository
+from environments.swe.links import check_links
+from environments.swe.records import Patch, PatchError, RepoTask, TreeChange
+from environments.swe.suite import changes_tar
+from environments.swe.tree_tar import import_stream, read_tree, shown
+
+MOST_PATCH_BYTES = 8 << 20
+MOST_PATCH_FILES = 500
+MOST_FILE_BYTES = 32 << 20
+MOST_TREE_BYTES = 256 << 20
+"""Of all files that a patch leaves changed, together."""
+_MOST_REPOSITORIES, _KEPT_SECONDS = 64, 3600.0
+"""In the cache: further ones go, the longest unused first, but none that was used within the hour."""
+_FORMAT = "1"
+_building: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
+
+
+class BaseTree:
+    """The base of one task. Methods may be called at the same time."""
+
+    def __init__(self, repository: Path, *, commit: str, overlay: Sequence[TreeChange]) -> None:
+        self._repository, self._commit, self._overlay = repository, commit, tuple(overlay)
+        self._paths: frozenset[bytes] | None = None
+
+    @classmethod
+    async def of(cls, task: RepoTask, containers: Containers) -> Self:
+        """The base of a task, made at the first call for its image and overlay. Raises ImageMissing, ContainerError, GitError."""
+        image_id = await containers.image_id(task.image)
+        key = hashlib.sha256(f"{_FORMAT}\0{image_id}\0{task.work_dir}".encode()).hexdigest()[:32]
+        repository = _cache() / f"{key}.git"
+        lock = _building.setdefault(asyncio.get_running_loop(), {}).setdefault(key, asyncio.Lock())
+        async with lock:
+            if not repository.exists():
+                await _make(repository, await containers.image_tree(task.image, task.work_dir))
+                await asyncio.to_thread(_prune)
+            os.utime(repository)
+            commit = await _commit(repository, task.overlay)
+        return cls(repository, commit=commit, overlay=task.overlay)
+
+    async def paths(self) -> frozenset[bytes]:
+        """All files and links."""
+        if self._paths is None:
+            found = await git(self._repository, "ls-tree", "-r", "-z", "--name-only", self._commit)
+            self._paths = frozenset(found.split(b"\0")) - {b""}
+        return self._paths
+
+    async def contents(self, paths: Collection[bytes]) -> dict[bytes, bytes]:
+        """Content of those of the paths that the base has."""
+        wanted = sorted(path for path in paths if path in await self.paths())
+        listed = await git(self._repository, "ls-tree", "-r", "-z", self._commit) if wanted else b""
+        ids = {path: head.split(b" ")[2] for head, _, path in (line.partition(b"\t") for line in listed.split(b"\0") if line)}
+        blobs = await _blobs(self._repository, [ids[path] for path in wanted])
+        return dict(zip(wanted, blobs, strict=True))
+
+    async def agent_files(self) -> bytes:
+        """A tar for the agent's work folder: the overlay's files, and a `.git` with one commit and nothing else."""
+        kept = self._repository / f"agent-{self._commit}.tar"
+        if not kept.exists():
+            data = await self._pack_agent_files()
+            scratch = kept.with_suffix(f".{os.getpid()}-{time.monotonic_ns()}")
+            await asyncio.to_thread(scratch.write_bytes, data)
+            scratch.replace(kept)
+        return await asyncio.to_thread(kept.read_bytes)
+
+    async def diff(self, tar: bytes) -> Patch:
+        """How the tree in a tar of a work folder differs from the base. Raises PatchError naming the limit, ValueError for no tar."""
+        tracked = await self.paths()
+        stream = await asyncio.to_thread(
+            lambda: import_stream(read_tree(tar, tracked=tracked, most_file_bytes=MOST_FILE_BYTES), ref="refs/heads/agent")
+        )
+        async with scratch_repository(self._repository) as scratch:
+            await git(scratch, "fast-import", "--quiet", "--done", stdin=stream)
+            sides = (self._commit, "refs/heads/agent")
+            names = await git(scratch, "diff-tree", "-r", "-z", "--name-only", "--no-renames", *sides)
+            if (count := names.count(b"\0")) > MOST_PATCH_FILES:
+                raise PatchError(f"{count} files are changed; the limit is {MOST_PATCH_FILES}")
+            options = ("--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "--unified=3")
+            data = await git(scratch, "diff-tree", "-r", "-p", *options, *sides, most_bytes=MOST_PATCH_BYTES)
+        return Patch(data=data)
+
+    async def apply(self, patch: Patch) -> tuple[TreeChange, ...]:
+        """What a patch changes. Raises PatchError for one that does not apply, is too large, or goes where it may not."""
+        if len(patch.data) > MOST_PATCH_BYTES:
+            raise PatchError(f"the patch has {len(patch.data)} bytes; the limit is {MOST_PATCH_BYTES}")
+        async with scratch_repository(self._repository) as scratch:
+            await git(scratch, "read-tree", self._commit)
+            try:
+                await git(scratch, "apply", "--cached", "--whitespace=nowarn", "-p1", "-", stdin=patch.data)
+            except GitError as error:
+                raise PatchError(f"the patch does not apply: {error}") from error
+            raw = await git(scratch, "diff-index", "--cached", "--raw", "-z", "--full-index", "--no-renames", self._commit)
+            changed = _parse_raw(raw)
+            await _check_sizes(scratch, changed)
+            blobs = await _blobs(scratch, [blob for _, mode, blob in changed if mode is not None])
+            data = iter(blobs)
+            changes = tuple(TreeChange(path=path, mode=mode, data=b"" if mode is None else next(data)) for path, mode, _ in changed)
+            if any(change.mode == 0o120000 for change in changes):
+                check_links(changes, links=await _links(scratch))
+        return changes
+
+    async def new_names(self, changes: Sequence[TreeChange]) -> tuple[str, ...]:
+        """For each added file the highest path above it, or its own, that the base does not have."""
+        known = set(await self.paths())
+        for path in tuple(known):
+            while b"/" in path and (path := path.rpartition(b"/")[0]) not in known:
+                known.add(path)
+        found = set()
+        for change in changes:
+            parts = change.path.split(b"/")
+            prefixes = (b"/".join(parts[:count]) for count in range(1, len(parts) + 1))
+            if change.mode is not None and (first := next((one for one in prefixes if one not in known), None)):
+                found.add(first.decode("utf-8", "surrogateescape"))
+        return tuple(sorted(found))
+
+    async def _pack_agent_files(self) -> bytes:
+        pack = await git(self._repository, "pack-objects", "--revs", "--stdout", "-q", stdin=f"{self._commit}\n".encode())
+        with scratch_folder() as folder:
+            repository = folder / ".git"
+            make_repository(repository)
+            await git(repository, "index-pack", "--stdin", stdin=pack)
+            (repository / "refs" / "heads" / "main").write_text(f"{self._commit}\n")
+            await git(repository, "read-tree", self._commit)
+            (repository / "config").write_text(_AGENT_CONFIG)
+            return await asyncio.to_thread(_agent_tar, folder, self._overlay)
+
+
+_AGENT_CONFIG = """[core]
+\trepositoryformatversion = 0
+\tfilemode = true
+\tbare = false
+[user]
+\tname = agent
+\temail = agent@localhost
+"""
+
+
+def _agent_tar(folder: Path, overlay: Sequence[TreeChange]) -> bytes:
+    packed = io.BytesIO(changes_tar(overlay, uid=AGENT_UID))
+
+    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = AGENT_UID
+        entry.uname = entry.gname = ""
+        entry.mtime = 0
+        return entry
+
+    with tarfile.open(fileobj=packed, mode="a", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(folder / ".git", arcname=".git", filter=owned)
+    return packed.getvalue()
+
+
+async def _make(repository: Path, tar: bytes) -> None:
+    """Import an image's tree; beside its place, then moved."""
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    stream = await asyncio.to_thread(lambda: import_stream(read_tree(tar), ref="refs/heads/image"))
+    with scratch_folder(repository.parent) as scratch:
+        make_repository(scratch / "new")
+        await git(scratch / "new", "fast-import", "--quiet", "--done", stdin=stream)
+        try:
+            (scratch / "new").rename(repository)
+        except OSError:
+            if not repository.exists():  # else another process was first
+                raise
+
+
+async def _commit(repository: Path, overlay: Sequence[TreeChange]) -> str:
+    """The commit of an overlay on the image's tree; made once."""
+    digest = hashlib.sha256(repr([(one.path, one.mode, one.data) for one in sorted(overlay, key=lambda one: one.path)]).encode())
+    ref = f"refs/trees/{digest.hexdigest()}"
+    place = repository / ref
+    if not place.exists():
+        tree = (await git(repository, "rev-parse", "refs/heads/image^{tree}")).decode().strip()
+        await git(repository, "fast-import", "--quiet", "--done", "--force", stdin=import_stream(overlay, ref=ref, tree=tree))
+    return place.read_text().strip()
+
+
+def _parse_raw(raw: bytes) -> list[tuple[bytes, int | None, bytes]]:
+    """Path, mode and blob of each changed file. Raises PatchError for paths and modes that are not allowed."""
+    fields = raw.split(b"\0")
+    found: list[tuple[bytes, int | None, bytes]] = []
+    for head, path in zip(fields[::2], fields[1::2], strict=False):
+        _, new_mode, _, blob, kind = head.lstrip(b":").split(b" ")
+        parts = path.split(b"/")
+        if any(part in (b"", b".", b"..") or part.lower() == b".git" for part in parts):
+            raise PatchError(f"the patch changes {shown(path)}, which is not part of the tree")
+        if max(map(len, parts)) > 255 or len(path) > 4000:
+            raise PatchError(f"the patch has a name that is too long: {shown(path)}")
+        mode = None if kind == b"D" else int(new_mode, 8)
+        if mode not in (None, 0o100644, 0o100755, 0o120000):
+            raise PatchError(f"the patch makes {shown(path)} a submodule; only files and symbolic links are taken")
+        found.append((path, mode, blob))
+    if len(found) > MOST_PATCH_FILES:
+        raise PatchError(f"the patch changes {len(found)} files; the limit is {MOST_PATCH_FILES}")
+    return found
+
+
+async def _check_sizes(repository: Path, changed: Sequence[tuple[bytes, int | None, bytes]]) -> None:
+    """Before anything is read: a compressed patch can hold far more than its own size."""
+    asked = b"".join(blob + b"\n" for _, mode, blob in changed if mode is not None)
+    listed = await git(repository, "cat-file", "--batch-check=%(objectsize)", stdin=asked)
+    total = sum(int(size) for size in listed.split())
+    if total > MOST_TREE_BYTES // 4:
+        raise PatchError(f"the changed files have {total} bytes; the limit is {MOST_TREE_BYTES // 4}")
+
+
+async def _blobs(repository: Path, ids: Sequence[bytes]) -> list[bytes]:
+    """Contents by object id."""
+    data = await git(repository, "cat-file", "--batch=%(objectsize)", stdin=b"".join(one + b"\n" for one in ids)) if ids else b""
+    found, at = [], 0
+    for _ in ids:
+        end = data.index(b"\n", at)
+        size = int(data[at:end])
+        found.append(data[end + 1 : end + 1 + size])
+        at = end + 1 + size + 1
+    return found
+
+
+async def _links(repository: Path) -> Mapping[bytes, bytes]:
+    """All symbolic links of the index and their targets."""
+    listed = await git(repository, "ls-files", "--stage", "-z")
+    heads = [line.partition(b"\t") for line in listed.split(b"\0") if line.startswith(b"120000 ")]
+    targets = await _blobs(repository, [head.split(b" ")[1] for head, _, _ in heads])
+    return {path: target for (_, _, path), target in zip(heads, targets, strict=True)}
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeworld-rl" / "trees"
+
+
+def _prune() -> None:
+    """Keep the cache bounded."""
+    found = sorted((path for path in _cache().glob("*.git")), key=lambda path: path.stat().st_mtime)
+    for path in found[: max(0, len(found) - _MOST_REPOSITORIES)]:
+        if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
