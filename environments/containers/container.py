@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import posixpath
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from environments.containers.base import ContainerError, ExecResult, Exit, User
 from environments.containers.engine import Engine
-from environments.containers.hardening import UIDS
+from environments.containers.hardening import START_LINE, UIDS
 from environments.containers.stream import Stream
 from environments.containers.waiting import to_its_end
+from environments.containers.work_folder import WorkFolder
 
 T = TypeVar("T")
 _POLL_SECONDS = (0.002, 0.25)
@@ -23,13 +25,28 @@ class Threads(Protocol):
 
 
 class DockerContainer:
-    """See Container."""
+    """See Container.
+
+    Its work folder is filled, and its main process let go, by the first call that could tell the difference. When that is a `put`
+    into the work folder, its files go with the fill in one call: each such call costs the engine about as much as starting a container.
+    """
 
     def __init__(
-        self, *, id: str, engine: Engine, stream: Stream, in_thread: Threads, removed: Callable[["DockerContainer"], None]
+        self,
+        *,
+        id: str,
+        engine: Engine,
+        stream: Stream,
+        work_dir: str,
+        folder: WorkFolder,
+        in_thread: Threads,
     ) -> None:
-        """`removed` is called once, when nothing of the container is left."""
-        self._id, self._engine, self._stream, self._in_thread, self._removed = id, engine, stream, in_thread, removed
+        """`folder`: what `work_dir` is to be filled with."""
+        self._id, self._engine, self._stream, self._in_thread = id, engine, stream, in_thread
+        self.removed: Callable[[DockerContainer], None] = lambda _: None
+        """Called once, when nothing of the container is left."""
+        self._work_dir, self._folder = work_dir, folder
+        self._filling: asyncio.Task[None] | None = None
         self._removal: asyncio.Task[None] | None = None
 
     @property
@@ -38,14 +55,17 @@ class DockerContainer:
 
     async def write(self, data: bytes) -> None:
         """See Container.write."""
+        await self._filled()
         await self._stream.write(data)
 
     async def read(self, size: int) -> bytes:
         """See Container.read."""
+        await self._filled()
         return await self._stream.read(size)
 
     async def close_stdin(self) -> None:
         """See Container.close_stdin."""
+        await self._filled()
         await self._stream.close_stdin()
 
     def errors(self) -> bytes:
@@ -56,6 +76,7 @@ class DockerContainer:
         self, argv: Sequence[str], *, stdin: bytes = b"", seconds: float, output_bytes: int = 1 << 20, user: User = "agent"
     ) -> ExecResult:
         """See Container.exec."""
+        await self._filled()
         uid = f"{UIDS[user]}:{UIDS[user]}"
         started = self._in_thread(lambda: self._engine.exec_start(self._id, argv, user=uid))
         command, connection, head = await to_its_end(started, undo=_hang_up)
@@ -74,14 +95,20 @@ class DockerContainer:
 
     async def archive(self, path: str, *, max_bytes: int) -> bytes:
         """See Container.archive."""
+        await self._filled()
         return await self._in_thread(lambda: self._engine.archive(self._id, path, max_bytes=max_bytes))
 
     async def put(self, folder: str, tar: bytes) -> None:
         """See Container.put."""
+        if self._filling is None and posixpath.normpath(folder) == posixpath.normpath(self._work_dir):
+            await self._filled(tar)
+            return
+        await self._filled()
         await self._in_thread(lambda: self._engine.put(self._id, folder, tar))
 
     async def wait(self) -> Exit:
         """See Container.wait."""
+        await self._filled()
         await self._stream.wait_end()
         return await final_state(self._engine, self._id, in_thread=self._in_thread)
 
@@ -91,12 +118,29 @@ class DockerContainer:
             self._removal = asyncio.ensure_future(self._remove())
         await to_its_end(_joined(self._removal))
 
+    @property
+    def alive(self) -> bool:
+        """Its main process may still be spoken to."""
+        return not self._stream.ended
+
+    async def _filled(self, more: bytes = b"") -> None:
+        if self._filling is None:
+            self._filling = asyncio.ensure_future(self._fill(self._folder.with_more(more)))
+        await asyncio.shield(self._filling)
+
+    async def _fill(self, tar: bytes) -> None:
+        if tar:
+            await self._in_thread(lambda: self._engine.put(self._id, self._work_dir, tar))
+        await self._stream.write(START_LINE)
+
     async def _remove(self) -> None:
+        if self._filling is not None:
+            await asyncio.wait([self._filling])
         try:
             await self._in_thread(lambda: self._engine.remove(self._id))
         finally:
             await self._stream.close()
-            self._removed(self)
+            self.removed(self)
 
 
 async def take_result(stream: Stream, *, seconds: float, output_bytes: int, exit_code: Callable[[], Awaitable[int | None]]) -> ExecResult:

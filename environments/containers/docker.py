@@ -6,13 +6,17 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from environments.containers import images
 from environments.containers.base import ContainerError, ContainerSpec, ExecResult
 from environments.containers.container import DockerContainer
 from environments.containers.engine import Engine
-from environments.containers.hardening import START_LINE, container_config
+from environments.containers.hardening import container_config
+from environments.containers.owner import disown, own
+from environments.containers.pool import WarmPool
+from environments.containers.reaper import OWNER_LABEL
 from environments.containers.stream import Stream
 from environments.containers.waiting import to_its_end
 from environments.containers.work_folder import WorkFolder
@@ -23,27 +27,26 @@ T = TypeVar("T")
 class DockerContainers:
     """See Containers. The engine is reached at the first call."""
 
-    def __init__(self, *, host: str = "", runtime: str = "", at_once: int = 0) -> None:
-        """`at_once`: containers alive at a time, further ones wait their turn; 0 means four a processor."""
+    def __init__(self, *, host: str = "", runtime: str = "", at_once: int = 0, warm: int = 0) -> None:
+        """`at_once`: containers alive at a time, further ones wait their turn; 0 means four a processor. `warm`: those that stand ready
+        besides."""
         at_once = at_once or 4 * (os.cpu_count() or 1)
-        self._host, self._runtime, self._labels = host, runtime, {"codeworld-rl.owner": ""}
+        self._host, self._runtime, self._labels = host, runtime, dict[str, str]()
         self._turns = asyncio.Semaphore(at_once)
-        self._connections = 2 * at_once
-        self._threads = ThreadPoolExecutor(self._connections, thread_name_prefix="engine")
+        self._n_threads = 2 * (at_once + warm)
+        self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="engine")
         self._connecting: asyncio.Future[Engine] | None = None
+        self._closed = False
+        self._starting: set[asyncio.Task[DockerContainer]] = set()
         self._alive: set[DockerContainer] = set()
+        self._pool = WarmPool(size=warm, launch=self._launch)
         self._folders: dict[tuple[str, str], asyncio.Future[WorkFolder]] = {}
 
     async def start(self, spec: ContainerSpec) -> DockerContainer:
         """See Containers.start."""
-        engine = await self._engine()
-        folder = await self._folder(engine, spec)
+        spec = replace(spec, image=await self.image_id(spec.image))
         await self._turns.acquire()
-        try:
-            return await to_its_end(self._launch(engine, spec, folder), undo=DockerContainer.remove)
-        except Exception:
-            self._turns.release()
-            raise
+        return await to_its_end(self._start(spec), undo=DockerContainer.remove)
 
     async def image_id(self, image: str) -> str:
         """See Containers.image_id."""
@@ -59,7 +62,7 @@ class DockerContainers:
     async def image_tree(self, image: str, path: str, *, max_bytes: int = 1 << 30) -> bytes:
         """See Containers.image_tree."""
         engine = await self._engine()
-        return await self.in_thread(lambda: images.tree(engine, image, path, max_bytes=max_bytes, labels=self._labels))
+        return await to_its_end(self.in_thread(lambda: images.tree(engine, image, path, max_bytes=max_bytes, labels=self._labels)))
 
     async def import_image(
         self, tar_path: str, *, image: str, environment: Mapping[str, str], work_dir: str, labels: Mapping[str, str]
@@ -78,16 +81,34 @@ class DockerContainers:
 
     async def close(self) -> None:
         """See Containers.close."""
-        await asyncio.gather(*(container.remove() for container in tuple(self._alive)))
-        if self._connecting is not None and not self._connecting.cancelled() and self._connecting.exception() is None:
-            self._connecting.result().close()
-        self._threads.shutdown(wait=False)
+        await to_its_end(self._close())
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """One of the engine's blocking calls."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    async def _launch(self, engine: Engine, spec: ContainerSpec, folder: WorkFolder) -> DockerContainer:
+    async def _start(self, spec: ContainerSpec) -> DockerContainer:
+        """In its turn, which ends with the container."""
+        try:
+            container = self._pool.take(spec) or await self._launch(spec)
+        except BaseException:
+            self._turns.release()
+            raise
+        container.removed = self._removed
+        self._alive.add(container)
+        return container
+
+    async def _launch(self, spec: ContainerSpec) -> DockerContainer:
+        """A fresh container, attached to and started. Nothing of it is left when this fails."""
+        if self._closed:
+            raise ContainerError("this connection to the engine is closed")
+        task = asyncio.ensure_future(self._create(spec))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        return await asyncio.shield(task)
+
+    async def _create(self, spec: ContainerSpec) -> DockerContainer:
+        engine, folder = await self._engine(), await self._folder(spec)
         config = container_config(spec, labels=self._labels, runtime=self._runtime, folder=folder.mount_options)
 
         def run() -> tuple[str, socket.socket]:
@@ -96,8 +117,6 @@ class DockerContainers:
             try:
                 connection = engine.attach(container)
                 engine.start(container)
-                if folder.tar:
-                    engine.put(container, spec.work_dir, folder.tar)
             except BaseException:
                 if connection is not None:
                     connection.close()
@@ -108,18 +127,15 @@ class DockerContainers:
 
         id, connection = await self.in_thread(run)
         stream = await Stream.open(connection)
-        await stream.write(START_LINE)
-        container = DockerContainer(id=id, engine=engine, stream=stream, in_thread=self.in_thread, removed=self._removed)
-        self._alive.add(container)
-        return container
+        return DockerContainer(id=id, engine=engine, stream=stream, work_dir=spec.work_dir, folder=folder, in_thread=self.in_thread)
 
     def _removed(self, container: DockerContainer) -> None:
         self._alive.remove(container)
         self._turns.release()
 
-    async def _folder(self, engine: Engine, spec: ContainerSpec) -> WorkFolder:
-        """The content of an image's work folder, taken once for an image's id."""
-        key = (await self.image_id(spec.image), spec.work_dir)
+    async def _folder(self, spec: ContainerSpec) -> WorkFolder:
+        """The content of an image's work folder, taken once."""
+        key = (spec.image, spec.work_dir)
         if key not in self._folders:
             self._folders[key] = asyncio.ensure_future(self._read_folder(*key))
         reading = self._folders[key]
@@ -137,5 +153,32 @@ class DockerContainers:
 
     async def _engine(self) -> Engine:
         if self._connecting is None or (self._connecting.done() and self._connecting.exception() is not None):
-            self._connecting = asyncio.ensure_future(self.in_thread(lambda: Engine(host=self._host, connections=self._connections)))
+            self._connecting = asyncio.ensure_future(self.in_thread(self._connect))
         return await asyncio.shield(self._connecting)
+
+    def _connect(self) -> Engine:
+        engine = Engine(host=self._host, connections=self._n_threads)
+        try:
+            self._labels = {OWNER_LABEL: own(engine.address)}
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    async def _close(self) -> None:
+        self._closed = True
+        if self._starting:
+            await asyncio.wait(tuple(self._starting))
+        await self._pool.close()
+        ends = await asyncio.gather(*(container.remove() for container in tuple(self._alive)), return_exceptions=True)
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
+            if self._connecting.exception() is None:
+                engine = self._connecting.result()
+                engine.close()
+                self._connecting = None
+                await self.in_thread(lambda: disown(engine.address))
+        self._threads.shutdown(wait=False)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end

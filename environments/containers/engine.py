@@ -65,15 +65,6 @@ class Engine:
         with _engine_errors("start a container"):
             self._api.start(container)
 
-    def kill(self, container: str) -> None:
-        """Kill all processes of a container; nothing when it has ended."""
-        with _engine_errors("kill a container"), contextlib.suppress(NotFound):
-            try:
-                self._api.kill(container)
-            except APIError as error:
-                if error.status_code != 409:  # it is not running
-                    raise
-
     def remove(self, container: str) -> None:
         """End a container and remove it with its volumes; nothing when it is gone or another removal is under way."""
         with _engine_errors("remove a container"), contextlib.suppress(NotFound):
@@ -87,22 +78,6 @@ class Engine:
         """`State` of a container."""
         with _engine_errors("inspect a container"):
             return dict(self._api.inspect_container(container)["State"])
-
-    def containers(self, *, label: str) -> dict[str, str]:
-        """Id and value of `label` of all containers that have that label, running or not."""
-        with _engine_errors("list containers"):
-            found = self._api.containers(all=True, filters={"label": label})
-            return {one["Id"]: one["Labels"][label] for one in found}
-
-    def volumes(self, *, label: str) -> dict[str, str]:
-        """Name and value of `label` of all volumes that have that label."""
-        with _engine_errors("list volumes"):
-            found = self._api.volumes(filters={"label": label})["Volumes"] or []
-            return {one["Name"]: one["Labels"][label] for one in found}
-
-    def remove_volume(self, name: str) -> None:
-        with _engine_errors("remove a volume"), contextlib.suppress(NotFound):
-            self._api.remove_volume(name, force=True)
 
     # Commands beside the main process
 

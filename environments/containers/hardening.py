@@ -16,6 +16,9 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+NO_NETWORK = {"NetworkDisabled": True}
+"""A network namespace of the container's own that the engine leaves alone: it holds the loopback device and nothing else. The network
+mode `none` gives the same, but the engine then starts a second copy of itself in every start, which takes half of the time."""
 _INODES_A_MIB = 64
 """Of a tmpfs: 16 KiB a file."""
 _SHARED_MEMORY = 64 << 20
@@ -46,6 +49,7 @@ def container_config(spec: ContainerSpec, *, labels: Mapping[str, str], runtime:
         "User": f"{uid}:{uid}",
         "WorkingDir": spec.work_dir,
         "Hostname": "box",
+        **NO_NETWORK,
         "Env": [f"{name}={value}" for name, value in (ENVIRONMENT | dict(spec.environment)).items()],
         "Labels": dict(labels),
         "OpenStdin": True,
@@ -78,6 +82,7 @@ def build_config(image: str, command: Sequence[str], *, labels: Mapping[str, str
         "Cmd": [],
         "User": "0:0",
         "Hostname": "box",
+        **NO_NETWORK,
         "Env": [f"{name}={value}" for name, value in (ENVIRONMENT | {"HOME": "/root"}).items()],
         "Labels": dict(labels),
         "OpenStdin": True,

@@ -19,7 +19,7 @@ def use_containers(config: ContainersConfig) -> None:
 
 def make_containers() -> Containers:
     """A connection to the configured engine, for one event loop. The engine is reached at the first call."""
-    return DockerContainers(host=_config.host, runtime=_config.runtime, at_once=_config.at_once)
+    return DockerContainers(host=_config.host, runtime=_config.runtime, at_once=_config.at_once, warm=_config.warm)
 
 
 class SharedContainers:
