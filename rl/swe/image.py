@@ -77,9 +77,9 @@ async def _built(containers: Containers, request: ImageRequest) -> tuple[Built, 
             raise ValueError("source is an image that has the repository; --base and --requirements are for other sources")
         name = task_name(request.name or re.sub(r"[:@].*", "", image.rpartition("/")[2]))
         return await adopt_image(containers, image, name=name), name, request.source
+    base = request.base or await ensure_python_image(containers)
     source = await asyncio.to_thread(read_source, request.source, name=request.name)
     _tell(f"{source.origin}: {len(source.tree)} files, {source.base_commit}")
-    base = request.base or await ensure_python_image(containers)
     own = request.base is None
     built = await build_image(containers, source, base=base, own_python=own, requirements=request.requirements, tell=_tell)
     return built, source.name, source.origin
