@@ -112,7 +112,8 @@ class SuiteSession:
 
     async def _run_plan(self, plan: list[tuple[int, str]], *, ids: list[str]) -> None:
         """Run items in order; those with a text are controls and must not pass."""
-        for (index, text), following in zip(plan, [*[index for index, _ in plan[1:]], None], strict=True):
+        for at, (index, text) in enumerate(plan):
+            following = plan[at + 1][0] if at + 1 < len(plan) else None
             name = ids[index] if index < len(ids) else "a control"
             self._doing = name
             answer = await self._ask({"do": "run", "run": index, "next": following, "text": text}, most=_COVERAGE_LINE_BYTES)
