@@ -47,6 +47,10 @@ def add_swe_commands(commands: Any, *, command: AddCommand, epilog: str) -> None
     rows.add_argument("--image", metavar="TEMPLATE", default="{image}", help="image of a row, from its fields (default: {image})")
     rows.add_argument("--out", type=Path, default=Path("swe/tasks"), metavar="FOLDER", help="where the task folders go")
 
+    rates = command(below, "rates", _rates, "write how often a run solved each task into the tasks")
+    rates.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    rates.add_argument("tasks", type=Path, metavar="FOLDER", help="folder of task folders")
+
     validate = command(below, "validate", _validate, "see that a task is sound: gold passes, doing nothing fails, repeats agree")
     validate.add_argument("tasks", nargs="+", type=Path, metavar="TASK_DIR")
     validate.add_argument("--repeat", type=int, default=3, metavar="N", help="runs that must agree (default: 3)")
@@ -100,6 +104,12 @@ def _import(args: argparse.Namespace) -> int:
     from rl.swe.rows import import_command
 
     return import_command(args.rows, image=args.image, out=args.out, as_json=args.as_json)
+
+
+def _rates(args: argparse.Namespace) -> int:
+    from rl.swe.rates import rates_command
+
+    return rates_command(args.run, args.tasks, as_json=args.as_json)
 
 
 def _validate(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from environments.swe.factory.mutations import Mutant, changes_meaning, parses
 from environments.swe.factory.pool import Pool
 from environments.swe.factory.repository import Target, find_targets, licence_of
 from environments.swe.factory.similar import Kept, features
-from environments.swe.factory.trial import Fell, Noticed, RunSuite, confirm, first_look
+from environments.swe.factory.trial import Fell, Noticed, RunSuite, Trials
 from environments.swe.folder import read_task, task_folders, write_task
 from environments.swe.records import Patch, RepoImage, RepoTask, TreeChange
 
@@ -72,12 +72,13 @@ async def make_tasks(
     summary = Summary(possible=pool.size, functions=len(targets), skipped=skipped)
     kept = _read_kept(order.out, image)
     licence = licence_of(files)
+    trials = await Trials.of(image, run=run, at_once=IN_FLIGHT)
     tried: set[tuple[str, bytes]] = set()
     waiting: deque[tuple[Mutant, asyncio.Task[Noticed | Fell]]] = deque()
     try:
         while len(summary.kept) < order.n_tasks:
             while len(waiting) < IN_FLIGHT and (drawn := pool.take()):
-                looking = asyncio.create_task(_look(*drawn, image=image, run=run, kept=kept, tried=tried))
+                looking = asyncio.create_task(_look(*drawn, trials=trials, kept=kept, tried=tried))
                 waiting.append((drawn[1], looking))
             if not waiting:
                 break
@@ -85,7 +86,7 @@ async def make_tasks(
             waiting.popleft()
             result: Path | Fell
             if isinstance(first, Noticed):
-                result = await _keep(first, image=image, files=files, order=order, run=run, kept=kept, licence=licence)
+                result = await _keep(first, files=files, order=order, trials=trials, kept=kept, licence=licence)
             else:
                 result = first
             if isinstance(result, Fell):
@@ -104,9 +105,7 @@ async def make_tasks(
     return summary
 
 
-async def _look(
-    target: Target, mutant: Mutant, *, image: RepoImage, run: RunSuite, kept: Kept, tried: set[tuple[str, bytes]]
-) -> Noticed | Fell:
+async def _look(target: Target, mutant: Mutant, *, trials: Trials, kept: Kept, tried: set[tuple[str, bytes]]) -> Noticed | Fell:
     text = (mutant.source.path, mutant.data)
     if text in tried or kept.has_text(*text):
         return Fell.SAME_TEXT
@@ -115,11 +114,11 @@ async def _look(
         return Fell.NO_PARSE
     if not changes_meaning(mutant):
         return Fell.EQUIVALENT
-    return await first_look(target, mutant, image=image, run=run)
+    return await trials.first_look(target, mutant)
 
 
 async def _keep(
-    noticed: Noticed, *, image: RepoImage, files: Mapping[str, TreeChange], order: Order, run: RunSuite, kept: Kept, licence: str
+    noticed: Noticed, *, files: Mapping[str, TreeChange], order: Order, trials: Trials, kept: Kept, licence: str
 ) -> Path | Fell:
     mutant = noticed.mutant
     found = features(
@@ -132,10 +131,10 @@ async def _keep(
     )
     if kept.has_like(found):
         return Fell.SIMILAR
-    gold = await confirm(noticed, image=image, run=run)
+    gold = await trials.confirm(noticed)
     if isinstance(gold, Fell):
         return gold
-    task = _task(noticed, gold, image=image, files=files, style=order.style, licence=licence)
+    task = _task(noticed, gold, image=trials.image, files=files, style=order.style, licence=licence)
     folder = order.out / task.id
     write_task(task, folder)
     kept.add(found, path=mutant.source.path, data=mutant.data)

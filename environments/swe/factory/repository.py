@@ -1,18 +1,18 @@
 """A repository's files as they stand in its image, and the functions in them that its stable tests enter."""
 
-import io
+import contextlib
 import re
-import tarfile
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from environments.swe.changes import FILE, PROGRAM
+from environments.swe.changes import LINK
 from environments.swe.factory.mutations import functions
 from environments.swe.factory.source import Function, Source
 from environments.swe.inside.suite_worker_paths import is_setting_path, is_test_path
 from environments.swe.records import RepoImage, TreeChange
+from environments.swe.tree_tar import read_tree
 
 LARGEST_FILE = 1 << 20
 """Bytes of a Python file; larger ones are data, and take long to parse."""
@@ -36,13 +36,10 @@ def read_files(tar: bytes) -> dict[str, TreeChange]:
     """The regular files of an engine's archive of a folder, by their path in it. Those whose names are not UTF-8 are left out: they are
     neither Python modules nor licences."""
     files = {}
-    with tarfile.open(fileobj=io.BytesIO(tar), encoding="utf-8", errors="surrogateescape") as archive:
-        for member in archive:
-            path = member.name.partition("/")[2]
-            if member.isreg() and member.size <= LARGEST_FILE and not re.search("[\ud800-\udfff]", path):
-                content = archive.extractfile(member)
-                assert content is not None
-                files[path] = TreeChange(path=path.encode(), mode=PROGRAM if member.mode & 0o100 else FILE, data=content.read())
+    for change in read_tree(tar):
+        if change.mode != LINK and len(change.data) <= LARGEST_FILE:
+            with contextlib.suppress(UnicodeDecodeError):
+                files[change.path.decode()] = change
     return files
 
 

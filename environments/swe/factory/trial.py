@@ -14,6 +14,7 @@ RunSuite = Callable[[SuiteRequest], Awaitable[SuiteResult]]
 """`run_suite` of one image."""
 RUNS = 3
 """Of the broken and of the repaired code, which must agree."""
+_LEAST_SECONDS, _TIMES = 20.0, 4.0
 MOST_FAILING = 0.5
 """A mutant that fails more of the tests than this broke the repository, not a behaviour."""
 
@@ -48,51 +49,67 @@ class Noticed:
         return TreeChange(path=self.mutant.source.path.encode(), mode=self.target.mode, data=self.mutant.data)
 
 
-def run_seconds(image: RepoImage) -> float:
-    """Deadline of one run of all tests: a few times what they take, and the start of a container on a busy machine."""
-    return 20.0 + 6.0 * image.suite_seconds
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """Trials of mutants of one image."""
 
+    image: RepoImage
+    run: RunSuite
+    seconds: float
+    """Deadline of one run."""
 
-async def first_look(target: Target, mutant: Mutant, *, image: RepoImage, run: RunSuite) -> Noticed | Fell:
-    """The tests that enter the function, and if one of them fails, all tests once."""
-    changes = (TreeChange(path=mutant.source.path.encode(), mode=target.mode, data=mutant.data),)
-    covering = await run(SuiteRequest(changes=changes, tests=target.tests, seconds=run_seconds(image)))
-    if fell := _ended_badly(covering):
-        return fell
-    if covering.passed() >= set(target.tests):
-        return Fell.NO_FAILURE
-    whole = await run(SuiteRequest(changes=changes, tests=tuple(image.tests), seconds=run_seconds(image)))
-    if fell := _ended_badly(whole):
-        return fell
-    failing = _failing(whole, image)
-    if not failing:
-        return Fell.UNSTABLE
-    if len(failing) > max(1, MOST_FAILING * len(image.tests)):
-        return Fell.MANY_FAILURES
-    return Noticed(target=target, mutant=mutant, failing=failing)
+    @staticmethod
+    async def of(image: RepoImage, *, run: RunSuite, at_once: int) -> "Trials":
+        """Runs the unbroken tests `at_once` times together, which gives the deadline: a few times what the slowest of them took on this
+        machine under this load. Raises ValueError when they do not all pass."""
+        results = await asyncio.gather(*(run(SuiteRequest(tests=tuple(image.tests), seconds=600.0)) for _ in range(at_once)))
+        for result in results:
+            failing = _failing(result, image)
+            if result.ended != "finished" or failing:
+                problem = (
+                    f"{len(failing)} of {len(image.tests)} tests do not pass, for example {failing[0].id}" if failing else result.reason
+                )
+                raise ValueError(f"the tests of {image.image} do not pass as they are ({problem}): run rl swe image again")
+        return Trials(image=image, run=run, seconds=_LEAST_SECONDS + _TIMES * max(result.seconds for result in results))
 
+    async def first_look(self, target: Target, mutant: Mutant) -> Noticed | Fell:
+        """The tests that enter the function, and if one of them fails, all tests once."""
+        changes = (TreeChange(path=mutant.source.path.encode(), mode=target.mode, data=mutant.data),)
+        covering = await self._run(changes, target.tests)
+        if fell := _ended_badly(covering):
+            return fell
+        if covering.passed() >= set(target.tests):
+            return Fell.NO_FAILURE
+        whole = await self._run(changes, tuple(self.image.tests))
+        if fell := _ended_badly(whole):
+            return fell
+        failing = _failing(whole, self.image)
+        if not failing:
+            return Fell.UNSTABLE
+        if len(failing) > max(1, MOST_FAILING * len(self.image.tests)):
+            return Fell.MANY_FAILURES
+        return Noticed(target=target, mutant=mutant, failing=failing)
 
-async def confirm(noticed: Noticed, *, image: RepoImage, run: RunSuite) -> Patch | Fell:
-    """The gold patch, when all further runs agree: the same tests fail with the mutant, and none with the patch."""
-    fixed = TreeChange(path=noticed.overlay.path, mode=noticed.overlay.mode, data=noticed.mutant.source.data)
-    patch = restoring_patch(broken=noticed.overlay, fixed=fixed)
-    try:
-        repaired = patched(noticed.overlay, patch)
-    except PatchError:
-        return Fell.GOLD_FAILS
+    async def confirm(self, noticed: Noticed) -> Patch | Fell:
+        """The gold patch, when all further runs agree: the same tests fail with the mutant, and none with the patch."""
+        fixed = TreeChange(path=noticed.overlay.path, mode=noticed.overlay.mode, data=noticed.mutant.source.data)
+        patch = restoring_patch(broken=noticed.overlay, fixed=fixed)
+        try:
+            repaired = patched(noticed.overlay, patch)
+        except PatchError:
+            return Fell.GOLD_FAILS
+        every = tuple(self.image.tests)
+        changes = [noticed.overlay] * (RUNS - 1) + [repaired] * RUNS
+        results = await asyncio.gather(*(self._run((change,), every) for change in changes))
+        if fell := next((fell for result in results if (fell := _ended_badly(result))), None):
+            return fell
+        names = [test.id for test in noticed.failing]
+        if any([test.id for test in _failing(result, self.image)] != names for result in results[: RUNS - 1]):
+            return Fell.UNSTABLE
+        return Fell.GOLD_FAILS if any(_failing(result, self.image) for result in results[RUNS - 1 :]) else patch
 
-    def runs(change: TreeChange, count: int) -> list[Awaitable[SuiteResult]]:
-        request = SuiteRequest(changes=(change,), tests=tuple(image.tests), seconds=run_seconds(image))
-        return [run(request) for _ in range(count)]
-
-    results = await asyncio.gather(*runs(noticed.overlay, RUNS - 1), *runs(repaired, RUNS))
-    broken, good = results[: RUNS - 1], results[RUNS - 1 :]
-    if fell := next((fell for result in results if (fell := _ended_badly(result))), None):
-        return fell
-    names = [test.id for test in noticed.failing]
-    if any([test.id for test in _failing(result, image)] != names for result in broken):
-        return Fell.UNSTABLE
-    return Fell.GOLD_FAILS if any(_failing(result, image) for result in good) else patch
+    async def _run(self, changes: tuple[TreeChange, ...], tests: tuple[str, ...]) -> SuiteResult:
+        return await self.run(SuiteRequest(changes=changes, tests=tests, seconds=self.seconds))
 
 
 def _ended_badly(result: SuiteResult) -> Fell | None:
