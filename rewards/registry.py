@@ -17,6 +17,7 @@ from rewards.functions import GraderFactory, grader_factory, reward_factory
 from rewards.math import MathGrader
 from rewards.mix import MixGrader, parse_mix
 from rewards.score import Grader
+from rewards.swe import CwmSweGrader, SweGrader
 from rewards.trl_named import PREFIX, TrlNamedGrader
 
 REWARD_GROUP = "codeworld_rl.rewards"
@@ -82,6 +83,8 @@ for _code_grader in (CodeGrader, CodeAttemptsGrader, CodeStdioGrader, CodePuzzle
 grader("code_output")(CodeOutputGrader)
 grader("cwm_math")(cwm_math)
 grader("cwm_code")(cwm_code)
+grader("swe")(SweGrader)
+grader("cwm_swe")(CwmSweGrader)
 grader("length")(LengthGrader)
 reward("think_format")(think_format)
 reward("box_format")(box_format)

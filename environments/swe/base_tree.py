@@ -66,7 +66,7 @@ class BaseTree:
 
     async def contents(self, paths: Collection[bytes]) -> dict[bytes, bytes]:
         """Content of those of the paths that the base has."""
-        wanted = sorted(path for path in paths if path in await self.paths())
+        wanted = sorted(set(paths) & await self.paths())
         listed = await git(self._repository, "ls-tree", "-r", "-z", self._commit) if wanted else b""
         ids = {path: head.split(b" ")[2] for head, _, path in (line.partition(b"\t") for line in listed.split(b"\0") if line)}
         blobs = await _blobs(self._repository, [ids[path] for path in wanted])
@@ -88,6 +88,15 @@ class BaseTree:
         stream = await asyncio.to_thread(
             lambda: import_stream(read_tree(tar, tracked=tracked, most_file_bytes=MOST_FILE_BYTES), ref="refs/heads/agent")
         )
+        return await self._difference(stream)
+
+    async def patch_of(self, changes: Sequence[TreeChange]) -> Patch:
+        """The patch that makes these changes to the base. Raises PatchError naming the limit."""
+        tree = (await git(self._repository, "rev-parse", f"{self._commit}^{{tree}}")).decode().strip()
+        return await self._difference(import_stream(changes, ref="refs/heads/agent", tree=tree))
+
+    async def _difference(self, stream: bytes) -> Patch:
+        """What a commit that fast-import makes in a scratch repository changes."""
         async with scratch_repository(self._repository) as scratch:
             await git(scratch, "fast-import", "--quiet", "--done", stdin=stream)
             sides = (self._commit, "refs/heads/agent")

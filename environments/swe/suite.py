@@ -23,7 +23,7 @@ _MODULES = ("suite_worker_paths", "suite_worker_guard", "suite_worker_watch", "s
 _STAGE_SECONDS = 60.0
 _MAKE_WAY = """
 import os, shutil, sys
-gone, put = ([os.fsencode(p) if isinstance(p, str) else p for p in part.split(b"\\0") if p] for part in sys.stdin.buffer.read().split(b"\\0\\0"))
+gone, put = ([path for path in part.split(b"\\0") if path] for part in sys.stdin.buffer.read().split(b"\\0\\0"))
 for path in gone:
     if os.path.lexists(path):
         os.unlink(path)

@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from threading import Lock
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 from environments.swe.inside.suite_worker_guard import Guard
 from environments.swe.inside.suite_worker_paths import is_test_path
@@ -52,7 +53,7 @@ class Channel:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return _loads(line)
 
-    def send(self, answer: Dict[str, Any]) -> None:
+    def send(self, answer: dict[str, Any]) -> None:
         """To the host; only from the process that the host started."""
         if os.getpid() != self._pid:
             _exit(1)
@@ -67,7 +68,7 @@ class Channel:
         return os.pread(self.printed, _OUTPUT_BYTES, max(0, size - _OUTPUT_BYTES)).decode(errors="replace")
 
 
-def _import_runner() -> "Tuple[str, ...]":
+def _import_runner() -> tuple[str, ...]:
     """Import pytest with all of its own plugins, and tell which others are installed."""
     import importlib
     import importlib.metadata as metadata
@@ -86,8 +87,9 @@ def _import_runner() -> "Tuple[str, ...]":
 
 def _install_guard(guard: Guard, *, root: str) -> None:
     """Have pytest rewrite all files of tests, always from their sources, and by the guard too."""
-    from _pytest.assertion import rewrite
+    import importlib
 
+    rewrite: Any = importlib.import_module("_pytest.assertion.rewrite")
     old_rewrite_asserts, old_rewrite_test = rewrite.rewrite_asserts, rewrite._rewrite_test
     hook: Any = rewrite.AssertionRewritingHook
     old_should, old_bailout = hook._should_rewrite, hook._early_rewrite_bailout
@@ -118,14 +120,14 @@ def _install_guard(guard: Guard, *, root: str) -> None:
 class Runner:
     """The plugin that takes the place of pytest's loop."""
 
-    def __init__(self, channel: Channel, request: Dict[str, Any], guard: Guard, snapshot: Snapshot, recorder: Optional[Any]) -> None:
+    def __init__(self, channel: Channel, request: dict[str, Any], guard: Guard, snapshot: Snapshot, recorder: Any | None) -> None:
         self._channel, self._request, self._guard = channel, request, guard
         self._snapshot, self._recorder = snapshot, recorder
-        self._items: List[Any] = []
-        self._reports: List[Any] = []
-        self._errors: List[str] = []
+        self._items: list[Any] = []
+        self._reports: list[Any] = []
+        self._errors: list[str] = []
         self._after = ""
-        self._hooks: "Optional[Tuple[int, ...]]" = None
+        self._hooks: tuple[int, ...] | None = None
         self.collected = False
 
     def pytest_collectreport(self, report: Any) -> None:
@@ -183,7 +185,7 @@ class Runner:
         finally:
             pyfuncitem.obj = function
 
-    def _run(self, item: Any, following: Any, text: str) -> Dict[str, Any]:
+    def _run(self, item: Any, following: Any, text: str) -> dict[str, Any]:
         import pytest
 
         self._reports, self._after = [], text
@@ -224,7 +226,7 @@ class Runner:
         return changed
 
 
-def _outcome(reports: List[Any]) -> Tuple[str, str]:
+def _outcome(reports: list[Any]) -> tuple[str, str]:
     """What pytest's reports of one test come to."""
     detail = "\n".join(str(report.longrepr) for report in reports if report.longrepr)
     for report in reports:
@@ -238,7 +240,7 @@ def _outcome(reports: List[Any]) -> Tuple[str, str]:
     return ("passed" if any(report.when == "call" and report.passed for report in reports) else "missing"), detail
 
 
-def _hook_ids(config: Any) -> "Tuple[int, ...]":
+def _hook_ids(config: Any) -> tuple[int, ...]:
     """Who is called around a test."""
     found = []
     for name in ("protocol", "setup", "call", "teardown", "makereport", "logreport"):
@@ -272,7 +274,7 @@ def _mark_hooks() -> None:
     Runner.pytest_pyfunc_call = pytest.hookimpl(hookwrapper=True, tryfirst=True)(call)  # type: ignore[method-assign]
 
 
-def _shadowing(names: List[str], root: str) -> str:
+def _shadowing(names: list[str], root: str) -> str:
     """The first of new names that would be imported in place of an installed module."""
     from importlib.machinery import PathFinder
 
@@ -322,20 +324,20 @@ def main() -> None:
     arguments = ["-q", "--rootdir=" + root, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     arguments += [part for name in plugins for part in ("-p", name)]
     present = [name for name in files if os.path.exists(name)]
-    code: Any = 0
+    status = 0
     try:
         if present or not files:
             for more in ([], ["-o", "addopts="]):  # again without its options: they may be those of plugins that are left out
-                code = pytest.main([*arguments, *more, *present], plugins=[runner])
-                if runner.collected or code != 4:
+                status = int(pytest.main([*arguments, *more, *present], plugins=[runner]))
+                if runner.collected or status != 4:
                     break
     except BaseException:
         channel.send({"nonce": nonce, "broken": traceback.format_exc()[-_ERROR_CHARS:]})
         _exit(0)
-    reason = f"pytest ended with code {int(code)} before it had collected tests" if files == [] or present else "no file of the tests is there"
+    reason = f"pytest ended with code {status} before it had collected tests" if files == [] or present else "no file of the tests is there"
     channel.send({"nonce": nonce, "broken": reason, "output": channel.last_output()})
     _exit(0)
 
 
-RECORDER: Optional[Callable[[str], Any]] = None
+RECORDER: Callable[[str], Any] | None = None
 """Records which functions a test enters; set by the program that the host puts together."""

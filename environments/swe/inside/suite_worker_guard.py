@@ -13,7 +13,8 @@ import os
 import secrets
 import sys
 import types
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from collections.abc import Callable
+from typing import Any, cast
 
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, bytearray, type(None), type(Ellipsis), range, slice))
 """Types whose comparisons nobody can change."""
@@ -27,8 +28,8 @@ _MOST_PAIRS = 2000
 """Of one comparison."""
 _FUNCTION = types.FunctionType
 _BUILTIN_SLOTS = (type(object.__eq__), type(str.__contains__), type(dict.fromkeys), type(len))
-_mro: Callable[[type], Tuple[type, ...]] = type.__dict__["__mro__"].__get__
-_vars: Callable[[type], Dict[str, Any]] = type.__dict__["__dict__"].__get__
+_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_vars: Callable[[type], dict[str, Any]] = type.__dict__["__dict__"].__get__
 _getframe = sys._getframe
 
 
@@ -43,9 +44,9 @@ class Guard:
         token = secrets.token_hex(8)
         self._compare_name, self._pair_name = f"@compare_{token}", f"@pair_{token}"
         self._member_name, self._leave_name = f"@member_{token}", f"@leave_{token}"
-        self._codes: Dict[int, types.CodeType] = {}
-        self.hits: List[str] = []
-        self.completions: List[bool] = []
+        self._codes: dict[int, types.CodeType] = {}
+        self.hits: list[str] = []
+        self.completions: list[bool] = []
 
     def begin(self) -> None:
         """A test starts."""
@@ -81,10 +82,11 @@ class Guard:
         if self.trusted(_getframe(1).f_code):
             self.completions.append(sys.exc_info()[1] is None)
 
-    def compare(self, names: Tuple[str, ...], strict: bool, *operands: Any) -> Any:
+    def compare(self, names: tuple[str, ...], strict: bool, *operands: Any) -> Any:
         """What the chain of comparisons gives. Raises ForgedComparison."""
         result: Any = True
-        for name, left, right in zip(names, operands, operands[1:]):
+        for index, name in enumerate(names):
+            left, right = operands[index], operands[index + 1]
             result = left == right if name == "==" else left != right if name == "!=" else left in right
             if result is True or (strict and type(result) is not bool and bool(result)):
                 if name == "==":
@@ -97,12 +99,12 @@ class Guard:
                 return result
         return result
 
-    def pair(self, first: Any, second: Any, *more: Any) -> Tuple[Any, ...]:
+    def pair(self, first: Any, second: Any, *more: Any) -> tuple[Any, ...]:
         """The arguments of an `assertEqual`, looked at."""
         self._equal(first, second)
         return (first, second, *more)
 
-    def member(self, element: Any, container: Any, *more: Any) -> Tuple[Any, ...]:
+    def member(self, element: Any, container: Any, *more: Any) -> tuple[Any, ...]:
         """The arguments of an `assertIn`, looked at."""
         self._member(element, container)
         return (element, container, *more)
@@ -111,7 +113,7 @@ class Guard:
         if type(left) not in _PLAIN or type(right) not in _PLAIN:
             self._look(left, right, [_MOST_PAIRS], set())
 
-    def _look(self, left: Any, right: Any, budget: List[int], seen: "set[Tuple[int, int]]") -> None:
+    def _look(self, left: Any, right: Any, budget: list[int], seen: set[tuple[int, int]]) -> None:
         """Both sides and what they hold, pair by pair."""
         kind, other, key = type(left), type(right), (id(left), id(right))
         if (kind in _PLAIN and other in _PLAIN) or budget[0] <= 0 or key in seen:
@@ -125,8 +127,8 @@ class Guard:
         if kind is not other:
             return
         if kind in (list, tuple) and len(left) == len(right):
-            for one, two in zip(left, right):
-                self._look(one, two, budget, seen)
+            for index in range(len(left)):
+                self._look(left[index], right[index], budget, seen)
         elif kind is dict:
             for name in left:
                 if name in right:
@@ -197,7 +199,7 @@ class _Transformer(ast.NodeTransformer):
 
     def __init__(self, compare: str, pair: str, member: str, leave: str) -> None:
         self._compare, self._pair, self._member, self._leave = compare, pair, member, leave
-        self._strict: "set[int]" = set()
+        self._strict: set[int] = set()
         self._function_depth = 0
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
@@ -211,7 +213,7 @@ class _Transformer(ast.NodeTransformer):
         if "" in names:
             return node
         operands = [node.left, *node.comparators]
-        arguments: List[ast.expr] = [ast.Constant(value=tuple(names)), ast.Constant(value=strict), *operands]
+        arguments: list[ast.expr] = [ast.Constant(value=cast(Any, tuple(names))), ast.Constant(value=strict), *operands]
         return ast.copy_location(ast.Call(func=_name(self._compare), args=arguments, keywords=[]), node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -242,7 +244,7 @@ class _Transformer(ast.NodeTransformer):
             leave = ast.Expr(value=ast.Call(func=_name(self._leave), args=[], keywords=[]))
             end = ast.copy_location(leave, node.body[-1])
             node.body = [*kept, ast.copy_location(ast.Try(body=rest or [ast.Pass()], handlers=[], orelse=[], finalbody=[end]), first)]
-        return node  # type: ignore[no-any-return]
+        return node
 
     def _truth(self, node: ast.AST) -> None:
         """`node` is asked for its truth: a comparison there may give any object."""
@@ -264,7 +266,7 @@ def _stranger() -> Any:
     return type(f"Value{secrets.token_hex(4)}", (), {})()
 
 
-def _perturbed(value: Any) -> List[Any]:
+def _perturbed(value: Any) -> list[Any]:
     """Values like `value` that are not equal to it."""
     kind, more = type(value), secrets.randbelow(1 << 40) + (1 << 41)
     if kind is bool:
@@ -285,7 +287,7 @@ def _perturbed(value: Any) -> List[Any]:
     return [] if blank is None else [blank]
 
 
-def _blank(kind: type) -> Optional[Any]:
+def _blank(kind: type) -> Any | None:
     """An object of a class, without any state."""
     try:
         return object.__new__(kind)

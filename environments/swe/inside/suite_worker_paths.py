@@ -16,7 +16,9 @@ LOADED_NAMES = ("sitecustomize.py", "usercustomize.py", "*.pth", "*.pyc", "*.pyo
 LOADED_FOLDERS = ("__pycache__", "*.egg-info", "*.dist-info", "*.egg")
 """Folders of which that holds: entry points of pytest plugins are in them."""
 COMPILED_NAMES = ("*.so", "*.so.*", "*.pyd", "*.dll", "*.dylib")
-RUNNER_MODULES = frozenset(("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "py", "pygments", "exceptiongroup", "tomli", "unittest"))
+RUNNER_MODULES = frozenset(
+    ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "py", "pygments", "exceptiongroup", "tomli", "unittest")
+)
 """Modules that a run of tests is made of; at the root of a tree they would be found in place of the real ones."""
 
 

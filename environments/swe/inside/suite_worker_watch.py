@@ -9,7 +9,8 @@ import os
 import sys
 import types
 from _thread import get_ident
-from typing import Any, Callable, List, Optional, Tuple
+from collections.abc import Callable
+from typing import Any
 
 WATCHED = ("_pytest", "pytest", "pluggy", "unittest", "builtins")
 """Packages whose functions must stay as they are."""
@@ -30,13 +31,13 @@ class Snapshot:
     """The functions of the watched packages as they are now."""
 
     def __init__(self) -> None:
-        self._entries: List[Tuple[Any, str, Any, Any, str]] = []
+        self._entries: list[tuple[Any, str, Any, Any, str]] = []
         for name, module in sorted(sys.modules.items()):
             if name.split(".", 1)[0] in WATCHED and isinstance(module, types.ModuleType):
                 self._module(name, module)
         self._legacy = {id(entry[3]) for entry in self._entries if entry[3] is not None and entry[4].startswith("_pytest.legacypath")}
 
-    def codes(self) -> List[types.CodeType]:
+    def codes(self) -> list[types.CodeType]:
         """Of all of them."""
         return [entry[3] for entry in self._entries if entry[3] is not None]
 
@@ -85,13 +86,13 @@ class AuditWatch:
         self._root, self._is_test, self._tell = root + "/", is_test, tell
         prefixes = {os.path.realpath(folder) + "/" for folder in (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__))}
         self._trusted = ("<frozen", "<suite_worker", *(prefix for prefix in prefixes if not self._root.startswith(prefix)))
-        self._told: "set[Tuple[str, str]]" = set()
-        self._inside: "set[int]" = set()
+        self._told: set[tuple[str, str]] = set()
+        self._inside: set[int] = set()
 
     def start(self) -> None:
         sys.addaudithook(self._audit)
 
-    def _audit(self, event: str, arguments: Tuple[Any, ...]) -> None:
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in _EVENTS:
             return
         thread = get_ident()
@@ -112,7 +113,7 @@ class AuditWatch:
         finally:
             self._inside.discard(thread)
 
-    def _culprit(self, frame: Optional[types.FrameType]) -> Optional[str]:
+    def _culprit(self, frame: types.FrameType | None) -> str | None:
         """The file of the tree, not a test, that called; None when it was somebody else."""
         while frame is not None and frame.f_code.co_filename.rsplit("/", 1)[-1] in _HELPERS:
             frame = frame.f_back
