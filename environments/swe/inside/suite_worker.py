@@ -13,7 +13,6 @@ import os
 import secrets
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from threading import Lock
@@ -26,7 +25,8 @@ from environments.swe.inside.suite_worker_watch import AuditWatch, Snapshot
 _OMITTED_PLUGINS = ("randomly", "random_order", "xdist", "cov", "rerunfailures", "flaky", "repeat", "forked", "sugar", "instafail")
 """Entry points with these in their names reorder, repeat or hide tests, or show them otherwise."""
 _DETAIL_CHARS, _OUTPUT_BYTES, _ERROR_CHARS = 2000, 4000, 4000
-_clock, _dumps, _loads, _read, _write, _exit = time.perf_counter, json.dumps, json.loads, os.read, os.write, os._exit
+_read, _write, _exit = os.read, os.write, os._exit
+_quote = json.encoder.encode_basestring_ascii
 
 
 class Channel:
@@ -51,13 +51,13 @@ class Channel:
                 _exit(0)
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        return _loads(line)
+        return json.loads(line)
 
     def send(self, answer: dict[str, Any]) -> None:
         """To the host; only from the process that the host started."""
         if os.getpid() != self._pid:
             _exit(1)
-        data = _dumps(answer).encode() + b"\n"
+        data = _to_json(answer).encode() + b"\n"
         with self._lock:
             while data:
                 data = data[_write(self._out, data) :]
@@ -66,6 +66,20 @@ class Channel:
         """The last of what was printed beside pytest's own capturing."""
         size = os.fstat(self.printed).st_size
         return os.pread(self.printed, _OUTPUT_BYTES, max(0, size - _OUTPUT_BYTES)).decode(errors="replace")
+
+
+def _to_json(value: Any) -> str:
+    """As json.dumps, which is Python code that other code of the process can replace."""
+    kind = type(value)
+    if kind is str:
+        return _quote(value)
+    if value is None or kind is bool:
+        return "null" if value is None else "true" if value else "false"
+    if kind in (int, float):
+        return kind.__repr__(value)
+    if kind is dict:
+        return "{" + ",".join([_quote(name) + ":" + _to_json(one) for name, one in value.items()]) + "}"
+    return "[" + ",".join([_to_json(one) for one in value]) + "]"
 
 
 def _import_runner() -> tuple[str, ...]:

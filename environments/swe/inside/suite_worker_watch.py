@@ -12,7 +12,7 @@ from _thread import get_ident
 from collections.abc import Callable
 from typing import Any
 
-WATCHED = ("_pytest", "pytest", "pluggy", "unittest", "builtins")
+WATCHED = ("_pytest", "pytest", "pluggy", "unittest", "builtins", "json")
 """Packages whose functions must stay as they are."""
 _EVENTS = frozenset(
     (
@@ -60,7 +60,7 @@ class Snapshot:
         names = vars(module)
         for name, value in list(names.items()):
             if module_name == "builtins":
-                if name != "_" and not name.startswith("@"):
+                if name != "_":
                     self._entries.append((names, name, value, None, module_name))
             elif type(value) is _FUNCTION:
                 self._entries.append((names, name, value, value.__code__, module_name))

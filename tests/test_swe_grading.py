@@ -1,0 +1,152 @@
+"""Verdicts on patches in real containers: the honest solution passes, doing nothing and every known cheat fail."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+from environments.containers.base import Containers
+from environments.containers.make import make_containers
+from environments.swe.base_tree import BaseTree
+from environments.swe.grading import PatchGrader, PatchVerdict, grade_patch
+from environments.swe.records import Outcome, Patch, RepoTask
+from tests.containers_host import engine, python_image  # noqa: F401
+from tests.swe_attacks import ATTACKS
+from tests.swe_repository import BROKEN, LIBRARY, change, make_image, make_task
+
+pytestmark = pytest.mark.timeout(600)
+T = TypeVar("T")
+HANG_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def with_containers(work: "Any") -> Any:
+    """Run `work(containers)`."""
+
+    async def run() -> Any:
+        containers = make_containers()
+        try:
+            return await work(containers)
+        finally:
+            await containers.close()
+
+    return asyncio.run(run())
+
+
+async def gold_of(containers: Containers) -> tuple[BaseTree, RepoTask]:
+    base = await BaseTree.of(make_task(gold=Patch(data=b"")), containers)
+    return base, make_task(gold=await base.patch_of([change("calc.py", LIBRARY)]))
+
+
+@pytest.fixture(scope="module")
+def verdicts(python_image: str) -> dict[str, PatchVerdict]:  # noqa: F811
+    """Of every attack, of the solution, and of variants of it, graded at the same time."""
+
+    async def work(containers: Containers) -> dict[str, PatchVerdict]:
+        await make_image(containers, base=python_image)
+        base, task = await gold_of(containers)
+        slow = make_task(gold=task.gold, seconds=HANG_SECONDS)
+        grader = PatchGrader(containers)
+
+        async def grade(name: str, changes: Any, of: RepoTask = task) -> tuple[str, PatchVerdict]:
+            patch = task.gold if changes is None else await base.patch_of(changes)
+            return name, await grader.grade(of, patch)
+
+        printing = LIBRARY + "\n\nfor _ in range(100):\n    print('x' * (1 << 20))\n"
+        found: list[Coroutine[Any, Any, tuple[str, PatchVerdict]]] = [
+            *(grade(one.name, one.changes(), slow if one.name == "hangs" else task) for one in ATTACKS),
+            grade("gold", None),
+            grade("gold and deleted tests", [change("calc.py", LIBRARY), change("tests/test_calc.py", None)]),
+            grade("gold that prints 100 MB", [change("calc.py", printing)]),
+            grade("gold with odd files", [change("calc.py", LIBRARY), change('data/a b\n"c.bin', bytes(range(256)))]),
+            grade("gold in CRLF", [change("calc.py", LIBRARY.replace("\n", "\r\n"))]),
+            grade("gold as a package", [change("calc.py", None), change("calc/__init__.py", LIBRARY)]),
+            grade("half", [change("calc.py", BROKEN.replace("result = 1", "result = 0"))]),
+            grade("breaks another", [change("calc.py", LIBRARY.replace("def add(a, b):", "def add(a, b):\n    assert a != 'a'"))]),
+        ]
+        try:
+            return dict(await asyncio.gather(*found))
+        finally:
+            await grader.close()
+
+    found: dict[str, PatchVerdict] = with_containers(work)
+    return found
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_fails(attack: Any, verdicts: dict[str, PatchVerdict]) -> None:
+    verdict = verdicts[attack.name]
+    assert verdict.status == "failed"
+    assert attack.reason in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gold", "gold and deleted tests", "gold that prints 100 MB", "gold with odd files", "gold in CRLF", "gold as a package"],
+)
+def test_a_repair_passes(name: str, verdicts: dict[str, PatchVerdict]) -> None:
+    verdict = verdicts[name]
+    assert (verdict.status, verdict.fail_to_pass, verdict.pass_to_pass) == ("passed", 1.0, 1.0), verdict.reason
+    assert verdict.reason == "all 8 tests passed"
+
+
+def test_a_half_repair_fails_and_says_what_is_left(verdicts: dict[str, PatchVerdict]) -> None:
+    verdict = verdicts["half"]
+    assert (verdict.status, verdict.fail_to_pass, verdict.pass_to_pass) == ("failed", 5 / 6, 1.0)
+    assert verdict.reason == "1 of 6 fail_to_pass tests did not pass: tests/test_calc.py::test_money failed"
+
+
+def test_a_repair_that_breaks_another_test_fails(verdicts: dict[str, PatchVerdict]) -> None:
+    verdict = verdicts["breaks another"]
+    assert (verdict.status, verdict.fail_to_pass, verdict.pass_to_pass) == ("failed", 1.0, 0.5)
+
+
+def test_what_was_put_back_is_named(verdicts: dict[str, PatchVerdict]) -> None:
+    assert verdicts["gold and deleted tests"].overruled == ("tests/test_calc.py",)
+
+
+def test_empty_and_damaged_patches_fail_without_a_container(verdicts: dict[str, PatchVerdict]) -> None:
+    async def work(containers: Containers) -> list[PatchVerdict]:
+        _, task = await gold_of(containers)
+        return [await grade_patch(containers, task, Patch(data=data)) for data in (b" \n", b"rubbish", b"diff --git a/x b/x\n")]
+
+    found = with_containers(work)
+    assert [one.status for one in found] == ["failed"] * 3
+    assert found[0].reason == "the patch is empty"
+    assert all(not one.tests for one in found)
+
+
+def test_a_task_whose_own_solution_lacks_tests_is_ungradable(verdicts: dict[str, PatchVerdict]) -> None:
+    async def work(containers: Containers) -> PatchVerdict:
+        base, task = await gold_of(containers)
+        broken = RepoTask(
+            id="broken", image=task.image, instruction="", overlay=task.overlay, gold=task.gold,
+            fail_to_pass=("tests/test_calc.py::test_gone",), pass_to_pass=(),
+        )  # fmt: skip
+        return await grade_patch(containers, broken, await base.patch_of([change("calc.py", LIBRARY + "\n# more\n")]))
+
+    verdict = with_containers(work)
+    assert verdict.status == "ungradable"
+    assert "own solution does not pass" in verdict.reason
+
+
+def test_the_same_patch_is_graded_once(verdicts: dict[str, PatchVerdict]) -> None:
+    async def work(containers: Containers) -> tuple[PatchVerdict, ...]:
+        _, task = await gold_of(containers)
+        grader = PatchGrader(containers)
+        try:
+            both = await asyncio.gather(grader.grade(task, task.gold), grader.grade(task, task.gold))
+            return (*both, await grader.grade(task, task.gold))
+        finally:
+            await grader.close()
+
+    first, second, third = with_containers(work)
+    assert first is second is third
+    assert all(test.outcome is Outcome.PASSED for test in first.tests)
