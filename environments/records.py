@@ -29,6 +29,8 @@ class StopReason(Enum):
     """The episode used all of its turns."""
     MAX_SECONDS = "max_seconds"
     """The episode used all of its seconds (`rollout.max_seconds`)."""
+    SCRIPT_END = "script_end"
+    """The script of the scripted generator has no reply for this turn."""
     ERROR = "error"
     """Infrastructure failed; the rollout carries an `error_type`."""
 
