@@ -7,7 +7,7 @@ tuples, mappings, optionals and plain JSON values. Types come from the annotatio
 import base64
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -31,6 +31,10 @@ def encode(value: Any) -> Json:
     return value
 
 
+def _has_default(spec: Field[Any]) -> bool:
+    return spec.default is not MISSING or spec.default_factory is not MISSING
+
+
 def decode(kind: Any, value: Json) -> Any:
     """The record of type `kind` that `encode` made. Raises ValueError when the value does not fit the type."""
     origin = get_origin(kind)
@@ -42,7 +46,9 @@ def decode(kind: Any, value: Json) -> Any:
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         try:
-            return kind(**{spec.name: decode(hints[spec.name], value[spec.name]) for spec in fields(kind)})
+            # A record of an older version lacks the fields that were added since; those have defaults.
+            present = [spec.name for spec in fields(kind) if spec.name in value or not _has_default(spec)]
+            return kind(**{name: decode(hints[name], value[name]) for name in present})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a {kind.__name__}: {error}") from error
     if kind is np.ndarray:

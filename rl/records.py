@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from environments.records import Message, Problem, StopReason
+from environments.records import Json, Message, Problem, StopReason
 from rewards.score import Score
 
 
@@ -39,6 +39,10 @@ class GenerateRequest:
     seeds: tuple[int, ...]
     """One 64-bit seed a sample, from (run seed, task, sample, turn)."""
     sampling: Sampling
+    task_id: str = ""
+    """What the prompt comes from; a model does not need to know."""
+    turn: int = 0
+    """Earlier turns of these episodes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -90,6 +94,8 @@ class Rollout:
     """All messages in order, the prompt included."""
     score: Score
     stop_reason: StopReason
+    outcome: Mapping[str, Json] = field(default_factory=dict)
+    """What the environment handed over at the end, for example a submitted patch; empty when a limit cut the episode short."""
     error_type: str = ""
     """Class name of the exception when `stop_reason` is error."""
     timings: Mapping[str, float] = field(default_factory=dict)

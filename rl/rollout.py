@@ -6,16 +6,17 @@ infrastructure is repeated, then recorded with no reward; errors never leave thi
 """
 
 import asyncio
+import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from configs.schema import Config
-from environments.protocol import Environment
-from environments.records import Episode, Message, Problem, StopReason
+from environments.protocol import Budgeted, Environment
+from environments.records import Budget, Episode, Json, Message, Problem, StopReason
 from environments.registry import make_environment
 from rewards.score import Score, ScoreStatus
 from rl.graders import Graders
@@ -77,7 +78,10 @@ class _Trajectory:
     restarts: bool = False
     """They are the whole conversation, because the chat template could not continue the tokens before."""
     stop_reason: StopReason | None = None
+    outcome: Mapping[str, Json] = field(default_factory=dict)
     error: BaseException | None = None
+    began: float = 0.0
+    """Monotonic clock when its first turn was asked for."""
     timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "environment": 0.0, "score": 0.0})
 
     def context(self) -> np.ndarray:
@@ -180,8 +184,13 @@ class RolloutWorker:
             prompt_ids_P=trajectories[0].context(),
             seeds=tuple(derive_seed(job.seed, job.problem.task.id, job.group_id, t.sample, turn) for t in trajectories),
             sampling=job.sampling,
+            task_id=job.problem.task.id,
+            turn=turn,
         )
         started, began = time.time(), time.monotonic()
+        if turn == 0:
+            for trajectory in trajectories:
+                trajectory.began = began
         try:
             completions = await client.generate(request)
         except Exception as error:
@@ -217,26 +226,35 @@ class RolloutWorker:
             messages=tuple(trajectory.messages),
             score=await self._score(job, trajectory),
             stop_reason=trajectory.stop_reason or StopReason.ERROR,
+            outcome=trajectory.outcome,
             error_type=type(trajectory.error).__name__ if trajectory.error else "",
             timings=dict(trajectory.timings),
         )
 
     async def _environment_step(self, trajectory: _Trajectory) -> None:
-        """Show the last turn to the environment and render its answer."""
+        """Show the last turn to the environment and render its answer. What was sampled is always played, a turn that was cut off by
+        a limit too; the limits are looked at after it."""
+        limits = self._config.rollout
         action = Message(role="assistant", content=trajectory.turns[-1].text)
         before = tuple(trajectory.messages)
         trajectory.messages.append(action)
         cut = trajectory.turns[-1].completion.stop_reason
         started = time.monotonic()
         try:
+            if isinstance(trajectory.environment, Budgeted):
+                trajectory.environment.note_budget(self._budget(trajectory))
             result = await trajectory.environment.step(action)
             if result.done:
+                json.dumps(dict(result.outcome))  # it goes to the log: what cannot is this environment's failure
+                trajectory.outcome = result.outcome
                 # How the completion ended says more than "done" when the model ran out of tokens.
                 trajectory.stop_reason = cut if cut is not StopReason.STOP_TOKEN else (result.stop_reason or StopReason.DONE)
-            elif cut is StopReason.CONTEXT_FULL:
+            elif cut in (StopReason.CONTEXT_FULL, StopReason.SCRIPT_END):
                 trajectory.stop_reason = cut
-            elif len(trajectory.turns) >= self._config.rollout.max_turns:
+            elif len(trajectory.turns) >= limits.max_turns:
                 trajectory.stop_reason = StopReason.MAX_TURNS
+            elif time.monotonic() - trajectory.began >= limits.max_seconds:
+                trajectory.stop_reason = StopReason.MAX_SECONDS
             else:
                 trajectory.messages.extend(result.messages)
                 self._render_answer(trajectory, result.messages, after=(*before, action), closed=cut is StopReason.STOP_TOKEN)
@@ -245,6 +263,16 @@ class RolloutWorker:
         except Exception as error:
             trajectory.fail(error)
         trajectory.timings["environment"] += time.monotonic() - started
+
+    def _budget(self, trajectory: _Trajectory) -> Budget:
+        """What is left after the turn that is being answered."""
+        limits = self._config.rollout
+        return Budget(
+            turns=limits.max_turns - len(trajectory.turns),
+            tokens=self._config.model.context_length - len(trajectory.context()),
+            seconds=max(0.0, limits.max_seconds - (time.monotonic() - trajectory.began)),
+            seconds_in_all=limits.max_seconds,
+        )
 
     def _render_answer(self, trajectory: _Trajectory, messages: Sequence[Message], *, after: Sequence[Message], closed: bool) -> None:
         """What the policy is shown next: the tokens that follow, or the whole conversation where the template rewrites earlier turns."""
@@ -261,6 +289,7 @@ class RolloutWorker:
             messages=tuple(trajectory.messages),
             stop_reason=trajectory.stop_reason or StopReason.DONE,
             n_sampled_tokens=sum(len(turn.completion.token_ids_T) for turn in trajectory.turns),
+            outcome=trajectory.outcome,
             policy_version=job.dispatch_version,
         )
         started = time.monotonic()

@@ -29,6 +29,7 @@ def run(tmp_path: Path) -> Path:
     hostile = make_rollout(
         "g1-0",
         turns=[make_turn(context=[1], sampled=[5, 6, 7], text=HOSTILE)],
+        outcome={"patch": HOSTILE + "-" * 5000 + "the end"},
         score=Score(reward=0.0, status=ScoreStatus.POLICY_FAIL, reason=HOSTILE, parts={"answer": ScorePart(value=0.0, reason=HOSTILE)}),
     )
     groups = [make_group(0), make_group(1, version=1, rollouts=[hostile, make_rollout("g1-1", sample=1)])]
@@ -173,8 +174,9 @@ def test_show_prints_one_rollout_safely(run: Path, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out)
     assert "[bold]not markup[/bold]" in out
-    for expected in ("policy_fail", "trained in step 2", "-0.5000", "least likely of 3", "2+2?"):
+    for expected in ("policy_fail", "trained in step 2", "-0.5000", "least likely of 3", "2+2?", '{"patch":'):
         assert expected in out
+    assert "the end" not in out, "an outcome is shortened"
 
 
 def test_show_as_json_has_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,14 @@ def test_a_rollout_comes_back_with_every_column(tmp_path: Path) -> None:
     ]
 
 
+def test_an_outcome_is_kept_as_json(tmp_path: Path) -> None:
+    patch = {"patch": "--- a/x\n+\ud800 \x00"}
+    with writer(tmp_path) as out:
+        out.write_group(make_group(rollouts=[make_rollout("a-0", outcome=patch), make_rollout("a-1", sample=1)]))
+    (with_one, without) = rows(tmp_path, "SELECT outcome FROM rollouts ORDER BY rollout_id")
+    assert json.loads(with_one[0]) == patch and without == (None,)
+
+
 def test_a_token_array_of_32k_values_round_trips_exactly(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     n = 32_768

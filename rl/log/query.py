@@ -119,7 +119,7 @@ class RunLog:
             self._create_table(name, _empty(schema))
             return
         listed = ", ".join(_quoted(path) for path in files)
-        source = f"read_parquet([{listed}], hive_partitioning = true, hive_types = {{'{PARTITION}': BIGINT}})"
+        source = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = true, hive_types = {{'{PARTITION}': BIGINT}})"
         if name == "learner":
             stale = "SELECT 1 FROM attempts a WHERE a.attempt > r.attempt AND a.restored_step < r.train_step"
             self._connection.execute(f"CREATE VIEW learner AS SELECT * FROM {source} r WHERE NOT EXISTS ({stale})")

@@ -43,6 +43,7 @@ ROLLOUTS = pa.schema(
         pa.field("timings", pa.map_(pa.string(), pa.float64())),
         pa.field("started", pa.float64()),
         pa.field("ended", pa.float64()),
+        pa.field("outcome", pa.string()),  # JSON; null where the environment handed nothing over
         pa.field("preview", pa.string()),
     ]
 )

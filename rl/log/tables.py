@@ -156,6 +156,7 @@ def _rollout_row(item: LoggedGroup, rollout: Rollout, task_hash: str) -> dict[st
         "timings": list(rollout.timings.items()),
         "started": turns[0].started if turns else None,
         "ended": turns[-1].ended if turns else None,
+        "outcome": json.dumps(dict(rollout.outcome)) if rollout.outcome else None,
         "preview": storable(shorten(response, _PREVIEW_CHARS)),
     }
 
