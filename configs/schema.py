@@ -181,6 +181,12 @@ class GeneratorConfig(Checked):
     dtype: Literal["float32", "bfloat16"] | None = None
     """None: as `model.dtype`."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.engine == "scripted") != bool(self.script):
+            fix = "set generator.script to its file of replies" if self.engine == "scripted" else "take it out, or set engine=scripted"
+            raise ValueError(f"generator.script is {self.script!r}, but generator.engine is {self.engine!r}: {fix}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig(Checked):

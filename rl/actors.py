@@ -9,11 +9,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
 from rl.records import Batch, Completion, GenerateRequest, RolloutGroup, StepStats, WeightBucket
 from rl.rollout import GeneratorClient, GroupJob, GroupOutcome
+
+if TYPE_CHECKING:
+    from rl.generator import Generator
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,14 +81,8 @@ class GeneratorActor:
     def __init__(self, context: ActorContext, threads: int) -> None:
         import torch
 
-        from rl.engines.torch_engine import TorchEngine
-        from rl.generator import Generator
-
         torch.set_num_threads(threads)
-        config = context.config
-        dtype = getattr(torch, config.generator.dtype or config.model.dtype)
-        engine = TorchEngine(context.model_path, dtype=dtype, slots=config.generator.slots, context_length=config.model.context_length)
-        self._generator = Generator(engine, lockstep=config.rollout.max_staleness == 0)
+        self._generator = _make_generator(context)
         self._incarnation = uuid.uuid4().hex
         self._seeded = asyncio.Event()
         if context.weights_from_disk:
@@ -121,6 +118,28 @@ class GeneratorActor:
         checksum = await self._generator.commit_weights(version)
         self._seeded.set()
         return checksum
+
+
+def _make_generator(context: ActorContext) -> "Generator":
+    config = context.config
+    lockstep, context_length = config.rollout.max_staleness == 0, config.model.context_length
+    if config.generator.engine == "scripted":
+        from rl.generator import Generator
+        from rl.prompt import load_tokenizer
+        from rl.scripted import ScriptedEngine, read_script
+        from rl.weight_sync import DiscardedWeights
+
+        script = read_script(config.generator.script or "")
+        scripted = ScriptedEngine(script, tokenizer=load_tokenizer(context.model_path), context_length=context_length)
+        return Generator(scripted, lockstep=lockstep, receiver=DiscardedWeights())
+    import torch
+
+    from rl.engines.torch_engine import TorchEngine
+    from rl.generator import Generator
+
+    dtype = getattr(torch, config.generator.dtype or config.model.dtype)
+    engine = TorchEngine(context.model_path, dtype=dtype, slots=config.generator.slots, context_length=context_length)
+    return Generator(engine, lockstep=lockstep)
 
 
 class RolloutActor:

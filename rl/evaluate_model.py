@@ -17,7 +17,7 @@ from rl.log.runs import RunPaths, prepare_run
 from rl.model import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import make_plan
-from rl.preflight import checked_tasks
+from rl.preflight import check_replies, checked_tasks
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.sampling import make_sampling
@@ -97,7 +97,9 @@ def evaluate_command(config: Config, *, model_path: Path | None, samples: int | 
     if not mixture.heldout():
         raise ValueError("no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100")
     path = resolve_model(str(model_path) if model_path else config.model.path, gguf_file=None if model_path else config.model.gguf_file)
-    sampling = make_sampling(config, load_tokenizer(path))
+    tokenizer = load_tokenizer(path)
+    check_replies(config, tokenizer)
+    sampling = make_sampling(config, tokenizer)
 
     async def run(folder: Path) -> SeededReport:
         identity = prepare_run(folder / "eval")

@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 
 from rl.records import Completion, GenerateRequest, WeightBucket
-from rl.weight_sync import WeightReceiver
+from rl.weight_sync import DiscardedWeights, WeightReceiver
 
 
 class FinishedSample(Protocol):
@@ -60,9 +60,10 @@ class _Pending:
 class Generator:
     """One replica. Methods may be called from any thread or event loop; the engine is touched by its own thread only."""
 
-    def __init__(self, engine: Engine, *, lockstep: bool) -> None:
+    def __init__(self, engine: Engine, *, lockstep: bool, receiver: DiscardedWeights | None = None) -> None:
+        """`receiver` takes the weights of an engine that has none; otherwise they go into the engine's parameters."""
         self._engine = engine
-        self._receiver = WeightReceiver(engine.parameters())
+        self._receiver = receiver or WeightReceiver(engine.parameters())
         self._lockstep = lockstep
         self._wake = threading.Condition()
         self._waiting: dict[str, _Pending] = {}

@@ -1,17 +1,23 @@
 """Everything that can be wrong with a run, checked before anything is started or written; `rl train --dry-run` does this alone."""
 
+from pathlib import Path
+
 from configs.schema import Config
 from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
 from rl.graders import check_problems, check_rewards
 from rl.model_folder import check_model
+from rl.prompt import ChatTokenizer, load_tokenizer
+from rl.scripted import check_script, encode_script, read_script
 
 
 def checked_run(config: Config) -> Mixture:
     """`checked_tasks`, and that the configured model is there. Raises as that does."""
     mixture = checked_tasks(config)
     check_model(config.model.path, gguf_file=config.model.gguf_file)
+    if (Path(config.model.path) / "tokenizer.json").is_file():  # else it is known once the model has been converted
+        check_replies(config, load_tokenizer(config.model.path))
     return mixture
 
 
@@ -24,4 +30,12 @@ def checked_tasks(config: Config) -> Mixture:
     use_sandbox(config.sandbox)
     check_rewards(config.tasks)
     check_problems(config.tasks, mixture)
+    if config.generator.engine == "scripted":
+        check_script(config.generator.script or "", mixture)
     return mixture
+
+
+def check_replies(config: Config, tokenizer: ChatTokenizer) -> None:
+    """See that the model's tokenizer can represent what a scripted generator says. Raises ValueError that names the task."""
+    if config.generator.engine == "scripted":
+        encode_script(read_script(config.generator.script or ""), tokenizer=tokenizer)

@@ -61,9 +61,14 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
 
 
 def _with_absolute_paths(config: Config) -> Config:
-    """Plugin files and the run folder by absolute path: on a cluster the other processes have other working directories."""
+    """Plugin files, the script and the run folder by absolute path: on a cluster the other processes have other working directories."""
     plugins = tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in config.run.plugins)
-    return replace(config, run=replace(config.run, plugins=plugins, dir=str(Path(config.run.dir).resolve())))
+    script = config.generator.script and str(Path(config.generator.script).expanduser().resolve())
+    return replace(
+        config,
+        run=replace(config.run, plugins=plugins, dir=str(Path(config.run.dir).resolve())),
+        generator=replace(config.generator, script=script),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

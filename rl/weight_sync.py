@@ -75,6 +75,34 @@ def _bytes(values: Tensor) -> np.ndarray:
     return values.view(torch.uint8).numpy()
 
 
+class DiscardedWeights:
+    """Takes every version and keeps none: the receiver of an engine without weights. It has the methods of `WeightReceiver`."""
+
+    def __init__(self) -> None:
+        self._version: int | None = None
+        self._sums: list[tuple[int, int, int]] = []
+
+    def begin(self, version: int) -> None:
+        """Start receiving `version`."""
+        self._version, self._sums = version, []
+
+    def apply(self, bucket: WeightBucket) -> None:
+        """Verify a bucket. Raises WeightSyncError for another version than the one begun and for a wrong checksum."""
+        where = f"bucket {bucket.index} of rank {bucket.rank}, version {bucket.version}"
+        if bucket.version != self._version:
+            raise WeightSyncError(f"{where}: the receiver is at version {self._version}")
+        if checksum(bucket.slices) != bucket.checksum:
+            raise WeightSyncError(f"{where}: the checksum does not match its content")
+        self._sums.append((bucket.rank, bucket.index, bucket.checksum))
+
+    def finish(self) -> str:
+        """End the version: 16 hexadecimal digits over the buckets' checksums. Raises WeightSyncError when no version was begun."""
+        if self._version is None:
+            raise WeightSyncError("finish without begin")
+        self._version = None
+        return xxhash.xxh3_64(repr(sorted(self._sums)).encode()).hexdigest()
+
+
 class WeightReceiver:
     """Writes a version's buckets into a generator's parameters, in place and checked.
 
