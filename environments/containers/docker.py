@@ -53,6 +53,11 @@ class DockerContainers:
         engine = await self._engine()
         return str((await self.in_thread(lambda: engine.image(image)))["Id"])
 
+    async def image_bytes(self, image: str) -> int:
+        """See Containers.image_bytes."""
+        engine = await self._engine()
+        return int((await self.in_thread(lambda: engine.image(image)))["Size"])
+
     async def image_label(self, image: str, label: str) -> str | None:
         """See Containers.image_label."""
         engine = await self._engine()
