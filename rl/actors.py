@@ -146,6 +146,7 @@ class RolloutActor:
     """One rollout worker process."""
 
     def __init__(self, context: ActorContext, generators: Sequence[GeneratorClient], writer: str) -> None:
+        from environments.containers.make import use_containers
         from environments.registry import load_plugins
         from environments.sandbox.make import use_sandbox
         from rl.log.writer import RolloutWriter
@@ -155,6 +156,7 @@ class RolloutActor:
         config = context.config
         load_plugins(config.run.plugins)
         use_sandbox(config.sandbox)
+        use_containers(config.containers)
         self._writer = RolloutWriter(
             context.run_dir, run_id=context.run_id, attempt=context.attempt, writer=writer, tokens=config.log.tokens
         )

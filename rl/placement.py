@@ -25,9 +25,10 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rl.actors import ActorContext, GeneratorActor, LearnerActor, RolloutActor
 from rl.errors import PartDied
-from rl.plan import Plan
+from rl.plan import Plan, containers_at_once, uses_containers
 from rl.records import Batch, Completion, GenerateRequest, StepStats
 from rl.rollout import GroupJob, GroupOutcome
+from rl.room import Room
 
 RENDEZVOUS = ".rendezvous-"
 """Begins the name of the file in the run's folder by which learner ranks find each other; of no use after the run."""
@@ -223,8 +224,19 @@ class GeneratorPool:
 class RolloutPool:
     """All rollout workers: sends each job to the least busy one and replaces workers that die."""
 
-    def __init__(self, make_actor: Callable[[str], Any], *, count: int, generators: GeneratorPool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        make_actor: Callable[[str], Any],
+        *,
+        count: int,
+        generators: GeneratorPool,
+        say: Callable[[str], None],
+        lockstep: bool,
+        live_episodes: int | None,
+    ) -> None:
+        """`live_episodes`: most that run at a time; None means any number."""
         self._make_actor = make_actor
+        self._room = Room(episodes=live_episodes, lockstep=lockstep, announce=generators.expect)
         self._say = say
         self._generators = generators
         self._actors = [make_actor(f"w{i}") for i in range(count)]
@@ -238,10 +250,17 @@ class RolloutPool:
 
     async def expect(self, jobs: Sequence[GroupJob]) -> None:
         """Announce jobs before the first of them is run (strictly on-policy runs start a whole wave together)."""
-        await self._generators.expect(jobs)
+        await self._room.expect(jobs)
 
     async def run(self, job: GroupJob) -> GroupOutcome:
         """Collect one group; started again on another worker when its worker dies."""
+        try:
+            await self._room.enter(job)
+            return await self._run(job)
+        finally:
+            await self._room.leave(job)
+
+    async def _run(self, job: GroupJob) -> GroupOutcome:
         for attempt in range(_RESTARTS + 1):
             i = min(range(len(self._actors)), key=lambda k: self._load[k])
             actor = self._actors[i]
@@ -360,7 +379,14 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
     )
     clients = [RemoteGenerator(actor) for actor in generators]
     pool = GeneratorPool(generators, timeout=timeout, say=say)
-    rollouts = RolloutPool(lambda name: worker_class.remote(context, clients, name), count=plan.workers, generators=pool, say=say)
+    rollouts = RolloutPool(
+        lambda name: worker_class.remote(context, clients, name),
+        count=plan.workers,
+        generators=pool,
+        say=say,
+        lockstep=config.rollout.max_staleness == 0,
+        live_episodes=containers_at_once(config) if uses_containers(config) else None,
+    )
     group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE)) if with_learner else None
     cluster = Cluster(learner=group, generators=pool, rollouts=rollouts)
     await _started("generator", [actor.incarnation.remote() for actor in generators])

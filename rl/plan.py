@@ -96,6 +96,16 @@ def make_plan(config: Config, *, cores: int | None = None) -> Plan:
     )
 
 
+def uses_containers(config: Config) -> bool:
+    """Whether episodes keep containers."""
+    return any(task.env == "swe" or task.kind == "swe" for task in config.tasks.values())
+
+
+def containers_at_once(config: Config) -> int:
+    """Containers of one process alive at a time."""
+    return config.containers.at_once or 4 * available_cores()
+
+
 def available_cores() -> int:
     """Cores this process may use: its CPU affinity, or fewer under a container's CPU quota (cgroup v2, then v1)."""
     cores = len(os.sched_getaffinity(0))
