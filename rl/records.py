@@ -133,6 +133,16 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenExample:
+    """A conversation for supervised learning."""
+
+    token_ids: tuple[int, ...]
+    """T: every token, prompt first."""
+    mask: tuple[int, ...]
+    """T: 1 on what is learned, 0 elsewhere."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainSample:
     """One rollout as the learner sees it; several where the chat template made it start anew."""

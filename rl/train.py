@@ -4,9 +4,11 @@ import asyncio
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from configs.load import dump_config
 from configs.schema import Config
+from environments.records import Problem
 from environments.sources.mixture import Mixture
 from rl.actors import ActorContext
 from rl.buffer import Buffer
@@ -21,9 +23,12 @@ from rl.plan import Plan, make_plan
 from rl.preflight import checked_run
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
-from rl.records import Sampling
+from rl.records import Sampling, TokenExample
 from rl.resume import check_same_settings, fingerprint
 from rl.sampling import make_sampling
+
+if TYPE_CHECKING:
+    from rl.warm_start import SftExample
 
 
 def train(config: Config, *, resume: bool, clean: bool) -> int:
@@ -181,18 +186,9 @@ async def _starting_model(job: _Job, observer: RunObserver) -> Path:
     if done.is_dir():
         return done
     # Only now: TRL costs seconds and hundreds of megabytes.
-    from rl.warm_start import SftExample, warm_start
+    from rl.warm_start import warm_start
 
-    examples = []
-    for index in range(settings.n_examples):
-        problem = job.mixture.at(index)
-        solution = problem.reference.get("solution")
-        if not isinstance(solution, str):
-            raise ValueError(
-                f"warm_start.steps is {settings.steps}, but problem {problem.task.id} of tasks.{problem.source} has no solution to "
-                "learn from: set tasks.*.solution, or warm_start.steps=0"
-            )
-        examples.append(SftExample(prompt=problem.task.prompt, answer=solution))
+    examples = await _warm_start_examples(job, observer)
     observer.say(f"warm start: {settings.steps} supervised steps on {len(examples)} examples")
     work = done.with_suffix(".tmp")
     await run_remotely(
@@ -209,3 +205,33 @@ async def _starting_model(job: _Job, observer: RunObserver) -> Path:
         dtype=job.config.model.dtype,
     )
     return work.rename(done)
+
+
+async def _warm_start_examples(job: _Job, observer: RunObserver) -> "list[SftExample | TokenExample]":
+    """The first problems with their solutions; those that are solved in several turns are played, each once."""
+    from rl.demonstrations import REPLIES, play_demonstrations
+    from rl.warm_start import SftExample
+
+    examples: list[SftExample | TokenExample] = []
+    played: dict[tuple[str, str], Problem] = {}
+    for index in range(job.config.warm_start.n_examples):
+        problem = job.mixture.at(index)
+        solution = problem.reference.get("solution")
+        if isinstance(problem.reference.get(REPLIES), list):
+            played.setdefault((problem.source, problem.task.id), problem)
+        elif isinstance(solution, str):
+            examples.append(SftExample(prompt=problem.task.prompt, answer=solution))
+        else:
+            raise ValueError(
+                f"warm_start.steps is {job.config.warm_start.steps}, but problem {problem.task.id} of tasks.{problem.source} has no "
+                "solution to learn from: set tasks.*.solution, or warm_start.steps=0"
+            )
+    if played:
+        observer.say(f"warm start: playing {len(played)} demonstrations")
+        done = await play_demonstrations(
+            job.config, tuple(played.values()), tokenizer=load_tokenizer(job.model_path), sampling=job.sampling, say=observer.say
+        )
+        if told := done.told():
+            observer.say(f"warm start: demonstrations {told}")
+        examples += done.examples
+    return examples

@@ -1,4 +1,4 @@
-"""The supervised stage before RL, through TRL's SFTTrainer, with the loss on the answer only.
+"""The supervised stage before RL, through TRL's SFTTrainer, with the loss on the policy's own words only.
 
 CWM is fine-tuned on demonstrations before RL in the same way. Examples are tokenized by the renderer of the RL stage, so the
 policy meets the very same prompt ids in both; prompt ids get label -100. The only file that imports trl.
@@ -24,6 +24,7 @@ from environments.records import Message
 from rl.host_memory import keep_freed_memory
 from rl.model import DTYPES, load_model, save_model
 from rl.prompt import ChatTokenizer, load_tokenizer
+from rl.records import TokenExample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +36,8 @@ class SftExample:
     """Text of the ideal reply, without special tokens; its end token is added."""
 
 
-def tokenize_example(example: SftExample, *, tokenizer: ChatTokenizer) -> tuple[list[int], list[int]]:
-    """Ids of prompt, answer and end token, and a mask that is 1 on answer and end token.
+def tokenize_example(example: SftExample, *, tokenizer: ChatTokenizer) -> TokenExample:
+    """Ids of prompt, answer and end token, with a mask that is 1 on answer and end token.
 
     Raises ValueError when the chat template renders the answered prompt differently from the prompt alone.
     """
@@ -46,13 +47,14 @@ def tokenize_example(example: SftExample, *, tokenizer: ChatTokenizer) -> tuple[
     end = next((i for i in range(len(ids) - 1, -1, -1) if ids[i] in tokenizer.stop_ids), -1)
     if ids[: len(prompt_ids)] != prompt_ids or end < len(prompt_ids):
         raise ValueError("the model's chat template does not extend the prompt by the answer and an end token; it cannot be warm-started")
-    return ids[: end + 1], [0] * len(prompt_ids) + [1] * (end + 1 - len(prompt_ids))
+    mask = (*(0 for _ in prompt_ids), *(1 for _ in ids[len(prompt_ids) : end + 1]))
+    return TokenExample(token_ids=tuple(ids[: end + 1]), mask=mask)
 
 
 def warm_start(
     *,
     model_path: str | Path,
-    examples: Sequence[SftExample],
+    examples: Sequence[SftExample | TokenExample],
     out: Path,
     steps: int,
     batch_size: int,
@@ -93,7 +95,7 @@ def warm_start(
 def make_trainer(
     model_path: str | Path,
     *,
-    examples: Sequence[SftExample],
+    examples: Sequence[SftExample | TokenExample],
     scratch: Path,
     steps: int,
     batch_size: int,
@@ -104,8 +106,8 @@ def make_trainer(
 ) -> tuple[SFTTrainer, PreTrainedTokenizerBase]:
     """TRL's trainer over the tokenized examples, and the tokenizer to save beside the trained weights."""
     renderer_tokenizer = load_tokenizer(model_path)
-    tokenized = [tokenize_example(example, tokenizer=renderer_tokenizer) for example in examples]
-    data = Dataset.from_dict({"input_ids": [ids for ids, _ in tokenized], "completion_mask": [mask for _, mask in tokenized]})
+    tokenized = [e if isinstance(e, TokenExample) else tokenize_example(e, tokenizer=renderer_tokenizer) for e in examples]
+    data = Dataset.from_dict({"input_ids": [e.token_ids for e in tokenized], "completion_mask": [e.mask for e in tokenized]})
     tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True)
     config = SFTConfig(
         output_dir=str(scratch),

@@ -36,7 +36,8 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _answer_loss(folder: Path, example: SftExample) -> float:
     """Mean negative logprob of answer and end token, nats."""
-    ids, mask = tokenize_example(example, tokenizer=load_tokenizer(folder))
+    tokens = tokenize_example(example, tokenizer=load_tokenizer(folder))
+    ids, mask = list(tokens.token_ids), tokens.mask
     with torch.no_grad():
         logprobs = load_model(folder, dtype="float32")(torch.tensor([ids])).logits[0].log_softmax(-1)
     positions = [i for i, in_answer in enumerate(mask) if in_answer]
@@ -60,10 +61,10 @@ def test_prompt_tokens_carry_no_loss(blank: Path, tmp_path: Path) -> None:
 
 def test_an_example_is_the_prompt_of_the_rl_stage_and_its_answer(blank: Path) -> None:
     tokenizer = load_tokenizer(blank)
-    ids, mask = tokenize_example(EXAMPLES[1], tokenizer=tokenizer)
+    example = tokenize_example(EXAMPLES[1], tokenizer=tokenizer)
     prompt = tokenizer.encode_chat(EXAMPLES[1].prompt, generation_prompt=True)
-    assert ids == [*prompt, tokenizer.token_id("B"), tokenizer.token_id("B"), tokenizer.token_id("<|eot_id|>")]
-    assert mask == [0] * len(prompt) + [1] * 3
+    assert example.token_ids == (*prompt, tokenizer.token_id("B"), tokenizer.token_id("B"), tokenizer.token_id("<|eot_id|>"))
+    assert example.mask == (0,) * len(prompt) + (1,) * 3
 
 
 def test_training_learns_repeats_and_leaves_only_the_checkpoint(blank: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
