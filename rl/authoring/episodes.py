@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from environments.protocol import Environment
-from environments.records import Episode, Message, Problem, StepResult, StopReason
+from environments.records import Episode, Json, Message, Problem, StepResult, StopReason
 from rewards.functions import NotAScore
 from rewards.registry import make_grader
 from rewards.score import Score
@@ -64,26 +64,27 @@ class Stage:
         self._grader = make_grader(self.subject.reward)
         self._slow_calls: Counter[str] = Counter()
 
-    async def play(self, problem: Problem, reply: str, *, label: str, graded: bool = True) -> Played:
-        """An episode in which the policy says `reply` in every turn. What goes wrong becomes findings, never an exception."""
+    async def play(self, problem: Problem, reply: str | Sequence[str], *, label: str, graded: bool = True) -> Played:
+        """An episode in which the policy says `reply` in every turn, or one of several each turn and then the last one on. What goes
+        wrong becomes findings, never an exception."""
         where = f"{label}, problem {problem.task.id}"
         messages: list[Message] = []
         shown: list[Message] = []
         environment: Environment | None = None
-        whole = False
+        outcome: Mapping[str, Json] | None = None
         try:
             environment = await self._call(where, "the factory", self._make(problem))
             opening = await self._reset(where, environment)
             shown += opening
             messages += opening
-            await self._turns(where, environment, reply, messages=messages, shown=shown)
-            whole = True
+            replies = (reply,) if isinstance(reply, str) else tuple(reply)
+            outcome = await self._turns(where, environment, replies, messages=messages, shown=shown)
         except Broken:
             pass
         finally:
             if environment is not None:
                 await self.close(environment, where=where)
-        score = await self._grade(where, problem, messages) if whole and graded else None
+        score = await self._grade(where, problem, messages, outcome) if outcome is not None and graded else None
         return Played(messages=tuple(messages), shown=tuple(shown), score=score)
 
     async def made(self, problem: Problem, *, where: str) -> Environment | None:
@@ -122,20 +123,24 @@ class Stage:
             raise self._wrong(where, f"reset() returned {_short(opening)}, not a tuple of messages", fix=_FIX_RESET)
         return tuple(opening)
 
-    async def _turns(self, where: str, environment: Environment, reply: str, *, messages: list[Message], shown: list[Message]) -> None:
-        for _ in range(MAX_TURNS):
-            action = Message(role="assistant", content=reply)
+    async def _turns(
+        self, where: str, environment: Environment, replies: Sequence[str], *, messages: list[Message], shown: list[Message]
+    ) -> Mapping[str, Json]:
+        """What the environment hands over at the end."""
+        for turn in range(max(MAX_TURNS, len(replies))):
+            action = Message(role="assistant", content=replies[min(turn, len(replies) - 1)])
             messages.append(action)
             result: StepResult = await self._call(where, "step()", environment.step(action))
             if not isinstance(result, StepResult):
                 raise self._wrong(where, f"step() returned {_short(result)}, not a StepResult", fix=_FIX_STEP)
             if result.done:
-                return
+                return result.outcome
             messages += result.messages
             shown += result.messages
+        return {}
 
-    async def _grade(self, where: str, problem: Problem, messages: list[Message]) -> Score | None:
-        episode = Episode(messages=tuple(messages), stop_reason=StopReason.DONE, n_sampled_tokens=0)
+    async def _grade(self, where: str, problem: Problem, messages: list[Message], outcome: Mapping[str, Json]) -> Score | None:
+        episode = Episode(messages=tuple(messages), stop_reason=StopReason.DONE, n_sampled_tokens=0, outcome=outcome)
         try:
             score = await self._call(where, "the reward", self._grader.grade(problem, episode))
             if not isinstance(score, Score):

@@ -1,12 +1,16 @@
-"""The reply that a problem's own data says is right."""
+"""The reply, or the replies of an episode, that a problem's own data says are right."""
 
 from environments.code_tests.read import TEST_ENVS
 from environments.records import Problem
 from environments.sources.code_rows import CODE_ENVS
 
 
-def gold_reply(problem: Problem) -> str | None:
-    """`reference['solution']`; of the code environments, else the row's right code, output or input in a block; None without any."""
+def gold_reply(problem: Problem) -> str | tuple[str, ...] | None:
+    """`reference['replies']`, one a turn; else `reference['solution']`; of the code environments, else the row's right code, output or
+    input in a block; None without any."""
+    replies = problem.reference.get("replies")
+    if isinstance(replies, list):
+        return tuple(map(str, replies))
     solution = problem.reference.get("solution")
     if isinstance(solution, str):
         return solution

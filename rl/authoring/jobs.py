@@ -63,7 +63,9 @@ async def gold_passes(stage: Stage) -> str | None:
     """Reference solutions pass, those of all problems."""
     known = [(problem, reply) for problem in stage.subject.problems if (reply := gold_reply(problem)) is not None]
     if not known:
-        stage.findings.append(Finding(rule="gold_passes", text="no problem has reference['solution'], so nothing shows that one can pass"))
+        stage.findings.append(
+            Finding(rule="gold_passes", text="no problem has reference['solution'] or ['replies'], so nothing shows that one can pass")
+        )
     graded = False
     for problem, reply in known:
         played = await stage.play(problem, reply, label="the reference solution")
