@@ -13,6 +13,8 @@ _ANSWER = ("math", "math_python", "cwm_math", "code_output")
 """Rewards that compare with `reference['answer']`."""
 _TESTS = {**{env: env for env in TEST_ENVS}, "cwm_code": "code"}
 """Rewards that run tests, and the environment whose form the tests have."""
+_FOLDER = ("swe", "cwm_swe")
+"""Rewards that read a task folder."""
 
 
 class FieldMissing(ValueError):
@@ -35,6 +37,8 @@ def check_needs(reward: str, problem: Problem) -> None:
                 read_tests(_TESTS[term.name], problem.reference)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{what}: {error}") from None
+        if term.name in _FOLDER and not isinstance(problem.reference.get("folder"), str):
+            raise FieldMissing(f"{what}: it has no 'folder', the task folder that a source of kind swe names", field="folder")
         if term.name.startswith(PREFIX):
             signature = inspect.signature(reward_function(term.name.removeprefix(PREFIX)))
             if missing := missing_column(signature, columns_of(problem)):

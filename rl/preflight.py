@@ -1,13 +1,18 @@
 """Everything that can be wrong with a run, checked before anything is started or written; `rl train --dry-run` does this alone."""
 
+import asyncio
 from pathlib import Path
 
 from configs.schema import Config
+from environments.containers.base import ImageMissing
+from environments.containers.make import make_containers, use_containers
 from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
+from environments.sources.swe_tasks import SweSource
 from rl.graders import check_problems, check_rewards
 from rl.model_folder import check_model
+from rl.plan import uses_containers
 from rl.prompt import ChatTokenizer, load_tokenizer
 from rl.scripted import check_script, encode_script, read_script
 
@@ -24,15 +29,38 @@ def checked_run(config: Config) -> Mixture:
 def checked_tasks(config: Config) -> Mixture:
     """The mixture of a configuration whose data, environments and rewards are there and go together.
 
-    Raises ValueError that names what is not, SandboxUnavailable when the sandbox of a reward cannot work here.
+    Raises ValueError that names what is not, SandboxUnavailable when the sandbox of a reward cannot work here,
+    or no container engine answers, or it lacks an image.
     """
     mixture = build_tasks(config)
     use_sandbox(config.sandbox)
+    use_containers(config.containers)
     check_rewards(config.tasks)
     check_problems(config.tasks, mixture)
     if config.generator.engine == "scripted":
         check_script(config.generator.script or "", mixture)
+    if uses_containers(config):
+        asyncio.run(check_images(mixture))
     return mixture
+
+
+async def check_images(mixture: Mixture) -> None:
+    """See that the container engine answers and has the images of all tasks. Raises EngineUnavailable, ImageMissing."""
+    images = {
+        image: f"tasks.{part.name}: task {task}"
+        for part in mixture.parts
+        if isinstance(part.source, SweSource)
+        for image, task in part.source.images.items()
+    }
+    containers = make_containers()
+    try:
+        for image, where in images.items():
+            try:
+                await containers.image_id(image)
+            except ImageMissing as error:
+                raise ImageMissing(f"{where}: {error}") from None
+    finally:
+        await containers.close()
 
 
 def check_replies(config: Config, tokenizer: ChatTokenizer) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.load import load_config
 from configs.schema import TaskConfig
+from environments.containers.make import use_containers
 from environments.records import Problem
 from environments.registry import environment_factory, environments_of, load_plugins
 from environments.sources.build import build_tasks
@@ -30,6 +31,7 @@ def resolve(request: Request) -> Subject:
     config = load_config([Path(name) for name in request.config]) if request.config else None
     if config is not None:
         load_plugins(config.run.plugins)
+        use_containers(config.containers)
     env = _environment_name(request.target)
     factory = environment_factory(env)
     sources = {name: task for name, task in config.tasks.items() if task.env == env} if config is not None else {}
