@@ -1,6 +1,7 @@
 """Environment of the test processes, set before torch is imported: few threads, no network, the CPU accelerator. Plugins that a
-test loads are forgotten after it."""
+test loads are forgotten after it. Tests that need a container engine share one."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(scope="session")
+def engine_of_session() -> Iterator[str]:
+    """Address of a container engine for the whole session, set as DOCKER_HOST; skips with the reason where there is none."""
+    from environments.containers.base import EngineUnavailable
+    from tests.containers_host import running_engine
+
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        try:
+            address = stack.enter_context(running_engine())
+        except EngineUnavailable as error:
+            pytest.skip(str(error))
+        patch.setenv("DOCKER_HOST", address)
+        yield address
 
 
 @pytest.fixture(autouse=True)

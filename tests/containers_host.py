@@ -1,11 +1,13 @@
 """A container engine for tests, and an image with this Python, made without any registry.
 
-    from tests.containers_host import engine, python_image  # pytest fixtures
-
-`engine` gives the address of a running engine and makes it the process's `containers.host`, or skips with the reason.
+`engine` gives the address of a running engine, which is then DOCKER_HOST, or skips with the reason. `python_image` gives an image on it.
+Where no engine answers and this user may start one, the first test that asks has one started, which ends with the session
+(tests/conftest.py).
 """
 
+import contextlib
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -15,28 +17,54 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ContainersConfig
 from environments.containers.base import EngineUnavailable, ImageMissing
 from environments.containers.engine import Engine
-from environments.containers.make import use_containers
+from environments.containers.local_engine import LocalEngine
+from environments.containers.reaper import is_dead, this_process
 
 PYTHON_IMAGE = "codeworld-rl-test:python"
 """python3 with its standard library and pytest, bash as sh too, git, busybox's tools; an empty /testbed of uid 1000."""
+_ENGINES = Path("/run/codeworld-rl-test")
+"""One folder an engine, by the process that started it."""
 _SKIPPED_FOLDERS = {"site-packages", "test", "idlelib", "tkinter", "lib2to3", "turtledemo", "ensurepip", "__pycache__"}
 _PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")
 
 
-@pytest.fixture(scope="session")
-def engine() -> Iterator[str]:
-    """Address of a running engine."""
+@contextlib.contextmanager
+def running_engine(*, folder: Path = _ENGINES) -> Iterator[str]:
+    """Address of an engine that answers, of one that is started for it otherwise and stopped at the end. Raises EngineUnavailable."""
     try:
         found = Engine()
-    except EngineUnavailable as error:
-        pytest.skip(str(error))
+    except EngineUnavailable:
+        with own_engine(folder=folder) as own:
+            yield own.address
+        return
     found.close()
-    use_containers(ContainersConfig(host=found.address))
     yield found.address
-    use_containers(ContainersConfig())
+
+
+@contextlib.contextmanager
+def own_engine(*, folder: Path = _ENGINES) -> Iterator[LocalEngine]:
+    """An engine of this process's own. One that a killed process left in the same folder is ended first. Raises EngineUnavailable."""
+    for left in folder.glob("*/owner"):
+        if is_dead(left.read_text()):
+            LocalEngine(folder=left.parent).stop()
+            shutil.rmtree(left.parent)
+    own = LocalEngine(folder=folder / str(os.getpid()))  # short: an engine has sockets below, whose paths cannot be long
+    try:
+        own.start()
+        (own.folder / "owner").write_text(this_process())
+        yield own
+    finally:
+        if own.folder.is_dir():
+            own.stop()
+            shutil.rmtree(own.folder)
+
+
+@pytest.fixture(scope="session")
+def engine(engine_of_session: str) -> str:
+    """Address of a running engine."""
+    return engine_of_session
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +95,7 @@ def _write_root(path: Path) -> None:
     library = prefix / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     tools = [Path(found).resolve() for name in ("bash", "git") if (found := shutil.which(name))]
     with tarfile.open(path, mode="w") as tar:
-        for name, mode, uid in (("tmp", 0o1777, 0), ("root", 0o700, 0), ("home/agent", 0o755, 1000), ("testbed", 0o755, 1000)):
+        for name, mode, uid in (("tmp", 0o1777, 0), ("root", 0o755, 0), ("home/agent", 0o755, 1000), ("testbed", 0o755, 1000)):
             _add_folder(tar, name, mode=mode, uid=uid)
         tar.add(library, filter=lambda entry: None if set(Path(entry.name).parts) & _SKIPPED_FOLDERS else _readable(entry))
         for package in _PACKAGES:

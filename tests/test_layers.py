@@ -22,7 +22,7 @@ OWNERS = {
     "matplotlib": "rl/log/plot.py",
     "wandb": "rl/trackers.py",
     "tensorboard": "rl/trackers.py",
-    "docker": "environments/containers/engine.py environments/sandbox/docker.py",
+    "docker": "environments/containers/engine.py",
     "vllm": "",
 }
 """Library: the files that may import it, separated by spaces."""

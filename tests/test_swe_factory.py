@@ -311,7 +311,9 @@ def test_without_a_report_or_a_source_there_is_still_a_text() -> None:
 
 
 def test_the_style_for_small_models_is_short() -> None:
-    shown = "    def test_f():\n>       assert f(3,4) == 21\nE       assert -3 == 21\nE        +  where -3 = f(3, 4)\n\ntests/test_m0.py:5: A"
+    shown = (
+        "    def test_f():\n>       assert f(3,4) == 21\nE       assert -3 == 21\nE        +  where -3 = f(3, 4)\n\ntests/test_m0.py:5: A"
+    )
     files = changes(tests__test_m0="from m0 import f\n\n\ndef test_f():\n    assert f(3,4) == 21\n    assert f(1,1) == 6\n")
     text = file_text([read_failure(failed("tests/test_m0.py::test_f", shown), files)], path="m0.py", source="def f(x,y):\n")
     assert text == "Fix m0.py\nf(3,4) gives -3, not 21\ndef f(x,y):\n"

@@ -65,6 +65,15 @@ class Engine:
         with _engine_errors("start a container"):
             self._api.start(container)
 
+    def kill(self, container: str) -> None:
+        """Kill all processes of a container; nothing when it has ended."""
+        with _engine_errors("kill a container"), contextlib.suppress(NotFound):
+            try:
+                self._api.kill(container)
+            except APIError as error:
+                if error.status_code != 409:  # it is not running
+                    raise
+
     def remove(self, container: str) -> None:
         """End a container and remove it with its volumes; nothing when it is gone or another removal is under way."""
         with _engine_errors("remove a container"), contextlib.suppress(NotFound):

@@ -42,14 +42,14 @@ def is_dead(owner: str) -> bool:
 def remove_all(address: str, gone: Callable[[str], bool]) -> int:
     """Remove the containers and volumes whose owner is `gone`; how many there were. Raises OSError when the engine fails."""
     filters = urllib.parse.quote(json.dumps({"label": [OWNER_LABEL]}))
-    containers = _ask(address, "GET", f"/containers/json?all=1&filters={filters}")
+    containers = ask(address, "GET", f"/containers/json?all=1&filters={filters}")
     found = [f"/containers/{one['Id']}?force=1&v=1" for one in containers if gone(one["Labels"][OWNER_LABEL])]
     for path in found:
-        _ask(address, "DELETE", path)
-    volumes = _ask(address, "GET", f"/volumes?filters={filters}")["Volumes"] or []
+        ask(address, "DELETE", path)
+    volumes = ask(address, "GET", f"/volumes?filters={filters}")["Volumes"] or []
     left = [f"/volumes/{one['Name']}" for one in volumes if gone(one["Labels"][OWNER_LABEL])]
     for path in left:
-        _ask(address, "DELETE", path)
+        ask(address, "DELETE", path)
     return len(found) + len(left)
 
 
@@ -101,11 +101,13 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _ask(address: str, method: str, path: str) -> Any:
-    """The engine's answer. What is gone, or on its way out, needs no removal."""
+def ask(address: str, method: str, path: str, *, seconds: float = 60.0) -> Any:
+    """The engine's answer. What is gone, or on its way out, needs no removal. Raises OSError, HTTPException."""
     parts = urllib.parse.urlsplit(address)
     connection = (
-        _UnixConnection(parts.path, timeout=60.0) if parts.scheme == "unix" else http.client.HTTPConnection(parts.netloc, timeout=60.0)
+        _UnixConnection(parts.path, timeout=seconds)
+        if parts.scheme == "unix"
+        else http.client.HTTPConnection(parts.netloc, timeout=seconds)
     )
     with contextlib.closing(connection):
         connection.request(method, path)

@@ -1,13 +1,12 @@
-"""Docker: one hardened container an execution; for hosts that give out a Docker engine and nothing else. Owner of the docker library.
+"""Docker: one hardened container an execution; for hosts that give out a Docker engine and nothing else.
 
-A container has no network, a read-only root, no capabilities, no-new-privileges, uid 1000, this project's system-call filter, limits
-on memory, processes and processor, no shared memory, and tmpfs at /tmp and /work. Starting one takes a few tenths of a second:
-the fork-server is some thirty times faster. `files` and the program enter by stdin, ahead of the program's own input.
+A container is as `environments/containers/hardening.py` says, without any IP socket and shared memory, and with tmpfs at /tmp and
+/work. Starting one takes a tenth of a second or two: the fork-server is some twenty times faster. `files` and the program enter by
+stdin, ahead of the program's own input.
 """
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import struct
@@ -15,13 +14,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import docker
-from docker.errors import DockerException, ImageNotFound
-
+from environments.containers.base import AGENT_UID, ContainerError
+from environments.containers.engine import Engine
+from environments.containers.hardening import NO_NETWORK, host_config
+from environments.containers.owner import disown, own
+from environments.containers.reaper import OWNER_LABEL
+from environments.containers.waiting import to_its_end
 from environments.sandbox.base import Execution, Guard, Limits, SandboxError, SandboxUnavailable
 from environments.sandbox.box import Box, Ended, Pipes
 from environments.sandbox.host import ENVIRONMENT, check_files, pack_program
-from environments.sandbox.seccomp import docker_profile
 
 _LOADER = """
 import json, os, struct, sys
@@ -39,8 +40,8 @@ for name, size in names:
     os.chmod(path, 0o444)
 os.execv(sys.executable, [sys.executable, "-I", "-X", "utf8", "/tmp/main.py"])
 """
-_HELP = "install Docker (Debian: apt-get install docker.io), start its engine and let this user reach it (group docker, or DOCKER_HOST)"
 _INODES = 4096
+_POLL_SECONDS = 0.01
 _FRAME = struct.Struct(">BxxxI")
 
 
@@ -49,13 +50,13 @@ class DockerSandbox:
 
     def __init__(self, *, image: str, slots: int = 0) -> None:
         """`image` must be on the engine and hold `python3`. Raises SandboxUnavailable when there is no engine or no such image."""
+        self._engine = Engine(connections=2 * (slots or os.cpu_count() or 1))
         try:
-            self._client = docker.from_env()
-            self._client.images.get(image)
-        except ImageNotFound as error:
-            raise SandboxUnavailable(f"sandbox.image is {image!r}, which this Docker engine does not have: docker pull {image}") from error
-        except DockerException as error:
-            raise SandboxUnavailable(f"no Docker engine answers ({error}): {_HELP}") from error
+            self._engine.image(image)
+            self._labels = {OWNER_LABEL: own(self._engine.address)}
+        except BaseException:
+            self._engine.close()
+            raise
         self._image = image
         self._semaphore = asyncio.Semaphore(slots or os.cpu_count() or 1)
         self._sessions: set[DockerSession] = set()
@@ -75,19 +76,10 @@ class DockerSandbox:
         if b"\0" in source:  # some interpreters would run what stands before it
             source = b"raise SyntaxError('source code cannot contain null bytes')"
         started = time.monotonic()
-        launch = asyncio.ensure_future(asyncio.to_thread(self._start, limits))
-        try:
-            container, stream = await asyncio.shield(launch)
-        except asyncio.CancelledError:
-            container, stream = await launch
-            stream.close()
-            await asyncio.to_thread(_remove, container)
-            raise
-        except DockerException as error:
-            raise SandboxError(f"a container could not be started: {error}") from error
+        container, stream = await to_its_end(asyncio.to_thread(self._start, limits), undo=self._undo)
         pipes = Pipes()
-        ended = asyncio.ensure_future(_carry(container, stream, pipes, pack_program(source, files)))
-        kill = _Killer(container)
+        ended = asyncio.ensure_future(_carry(self._engine, container, stream, pipes, pack_program(source, files)))
+        kill = _Killer(self._engine, container)
         session = DockerSession(Box(pipes=pipes, limits=limits, started=started, kill=kill, ended=ended))
         self._sessions.add(session)
         ended.add_done_callback(lambda _: self._sessions.discard(session))
@@ -98,7 +90,7 @@ class DockerSandbox:
         try:
             execution = await self.run(b"print(6 * 7)", limits=Limits(wall_seconds=60.0))
         except SandboxError as error:
-            raise SandboxUnavailable(f"{error}: {_HELP}") from error
+            raise SandboxUnavailable(f"the Docker engine does not run a container: {error}") from error
         if execution.stdout != b"42\n":
             detail = execution.stderr.decode(errors="replace")[-300:]
             raise SandboxUnavailable(f"image {self._image!r} does not run `python3`: exit code {execution.exit_code} {detail}")
@@ -116,52 +108,53 @@ class DockerSandbox:
         for session in tuple(self._sessions):
             with contextlib.suppress(SandboxError):
                 await session.close()
-        self._client.close()
+        self._engine.close()
+        await asyncio.to_thread(disown, self._engine.address)
 
-    def _start(self, limits: Limits) -> "tuple[Any, socket.socket]":
+    def _start(self, limits: Limits) -> "tuple[str, socket.socket]":
         """Create a container, attach to it and start it; blocking."""
-        disk = limits.disk_mb << 20
-        tmpfs = f"size={disk},nr_inodes={_INODES},mode=700,uid=1000,gid=1000,nosuid,nodev"
-        memory = limits.memory_mb + 2 * limits.disk_mb << 20
-        container = self._client.containers.create(
-            self._image,
-            entrypoint=["python3", "-I", "-c", _LOADER],
-            stdin_open=True,
-            user="1000:1000",
-            working_dir="/work",
-            hostname="box",
-            environment=dict(ENVIRONMENT),
-            network_mode="none",
-            ipc_mode="none",
-            read_only=True,
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges", f"seccomp={json.dumps(docker_profile())}"],
-            tmpfs={"/tmp": tmpfs, "/work": tmpfs},
-            mem_limit=memory,
-            memswap_limit=memory,
-            pids_limit=limits.processes,
-            nano_cpus=10**9,
-            ulimits=[
-                docker.types.Ulimit(name=name, soft=value, hard=value)
-                for name, value in {
-                    "cpu": limits.cpu_seconds,
-                    "fsize": disk,
-                    "data": limits.memory_mb << 20,
-                    "nofile": 256,
-                    "core": 0,
-                }.items()
-            ],
-            log_config=docker.types.LogConfig(type="none"),
-        )
+        container = self._engine.create(self._config(limits))
         try:
-            params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            stream: socket.socket = self._client.api.attach_socket(container.id, params=params)._sock
-            stream.settimeout(None)
-            container.start()
+            stream = self._engine.attach(container)
+            stream.setblocking(True)
+            self._engine.start(container)
         except BaseException:
-            _remove(container)
+            _remove(self._engine, container)
             raise
         return container, stream
+
+    def _config(self, limits: Limits) -> dict[str, Any]:
+        """Body of the engine's create call."""
+        disk = limits.disk_mb << 20
+        tmpfs = f"size={disk},nr_inodes={_INODES},mode=700,uid={AGENT_UID},gid={AGENT_UID},nosuid,nodev,exec"
+        resources = {"cpu": limits.cpu_seconds, "fsize": disk, "data": limits.memory_mb << 20, "nofile": 256, "core": 0}
+        return {
+            "Image": self._image,
+            "Entrypoint": ["python3", "-I", "-c", _LOADER],
+            "Cmd": [],
+            "User": f"{AGENT_UID}:{AGENT_UID}",
+            "WorkingDir": "/work",
+            "Hostname": "box",
+            **NO_NETWORK,
+            "Env": [f"{name}={value}" for name, value in ENVIRONMENT.items()],
+            "Labels": self._labels,
+            "OpenStdin": True,
+            "StdinOnce": True,
+            "HostConfig": host_config(
+                memory=limits.memory_mb + 2 * limits.disk_mb << 20,
+                processes=limits.processes,
+                cpus=1.0,
+                tmpfs={"/tmp": tmpfs, "/work": tmpfs},
+                ulimits=resources,
+                runtime="",
+                loopback=False,
+            ),
+        }
+
+    async def _undo(self, started: "tuple[str, socket.socket]") -> None:
+        container, stream = started
+        stream.close()
+        await asyncio.to_thread(_remove, self._engine, container)
 
 
 class DockerSession:
@@ -186,8 +179,8 @@ class DockerSession:
 class _Killer:
     """Kills a container once, without holding up the event loop."""
 
-    def __init__(self, container: Any) -> None:
-        self._container, self._called = container, False
+    def __init__(self, engine: Engine, container: str) -> None:
+        self._engine, self._container, self._called = engine, container, False
 
     def __call__(self) -> None:
         if not self._called:
@@ -195,26 +188,26 @@ class _Killer:
             asyncio.get_running_loop().run_in_executor(None, self._kill)
 
     def _kill(self) -> None:
-        with contextlib.suppress(DockerException):  # it has ended by itself
-            self._container.kill()
+        with contextlib.suppress(ContainerError):  # whoever waits for the end of it is told
+            self._engine.kill(self._container)
 
 
-async def _carry(container: Any, stream: socket.socket, pipes: Pipes, head: bytes) -> Ended:
+async def _carry(engine: Engine, container: str, stream: socket.socket, pipes: Pipes, head: bytes) -> Ended:
     """Move bytes between the pipes and the engine until the container has ended; then remove it."""
     stdin, stdout, stderr = pipes.program
     pipes.program = ()  # type: ignore[assignment]  # theirs from here on
     feeding = asyncio.ensure_future(asyncio.to_thread(_feed, stream, head, stdin))
     try:
         await asyncio.to_thread(_drain, stream, {1: stdout, 2: stderr})
-        state = await asyncio.to_thread(_final_state, container)
-    except (DockerException, OSError) as error:
+        state = await asyncio.to_thread(_final_state, engine, container)
+    except OSError as error:
         raise SandboxError(f"the Docker engine failed: {error}") from error
     finally:
         with contextlib.suppress(OSError):
             stream.shutdown(socket.SHUT_RDWR)
         for fd in (stdout, stderr):
             os.close(fd)
-        await asyncio.to_thread(_remove, container)
+        await asyncio.to_thread(_remove, engine, container)
     feeding.add_done_callback(lambda _: stream.close())
     code = state["ExitCode"]
     killed = code == 137
@@ -241,13 +234,13 @@ def _drain(stream: socket.socket, outputs: Mapping[int, int]) -> None:
                 data = data[os.write(outputs[kind], data) :]
 
 
-def _final_state(container: Any) -> dict[str, Any]:
-    container.wait()
-    container.reload()
-    state: dict[str, Any] = container.attrs["State"]
+def _final_state(engine: Engine, container: str) -> dict[str, Any]:
+    """Its outputs end a moment before it does, or before it is killed when it closed them itself."""
+    while (state := engine.state(container))["Running"]:
+        time.sleep(_POLL_SECONDS)
     return state
 
 
-def _remove(container: Any) -> None:
-    with contextlib.suppress(DockerException):
-        container.remove(force=True)
+def _remove(engine: Engine, container: str) -> None:
+    with contextlib.suppress(ContainerError):  # the engine is gone; the watcher of this process, or the next owner, removes it
+        engine.remove(container)
