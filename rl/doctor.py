@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from environments.sandbox.base import Guard, SandboxUnavailable
+from environments.containers.base import EngineUnavailable
+from environments.sandbox.base import Guard, SandboxError, SandboxUnavailable
 from environments.sandbox.make import make_sandbox
 from rl.plan import available_cores
+from rl.swe.engine import EngineFacts, describe_engine
 
 DISTRIBUTION = "codeworld-rl"
 PYTHON_WANTED = (3, 11)
@@ -159,14 +161,27 @@ async def _guards() -> tuple[Guard, ...]:
         await sandbox.close()
 
 
-def check_docker() -> Item:
-    """The Docker daemon: no environment of the quickstart needs it."""
-    if shutil.which("docker") is None:
-        return Item(name="docker", state="unavailable", required=False, found="not installed", fix="apt-get install docker.io")
-    status, output = _run(["docker", "version", "--format", "{{.Server.Version}}"])
-    if status != 0:
-        return Item(name="docker", state="off", required=False, found=output, fix="start the daemon (dockerd), or join the docker group")
-    return Item(name="docker", state="on", required=False, found=f"server {output}")
+def check_docker(look: Callable[[], EngineFacts] = describe_engine) -> Item:
+    """The container engine: repository tasks need it, nothing of the quickstart does."""
+    try:
+        facts = look()
+    except (SandboxError, ValueError) as error:
+        installed = shutil.which("dockerd") is not None
+        start = "as root: rl swe engine start; or set containers.host or DOCKER_HOST to an engine that runs"
+        return Item(
+            name="docker",
+            state="off" if installed else "unavailable",
+            required=False,
+            found="no engine answers" if isinstance(error, EngineUnavailable) else str(error),
+            fix=start if installed else f"apt-get install docker.io; then {start}",
+        )
+    found = (
+        f"server {facts.version} at {facts.address}, runtimes {', '.join(facts.runtimes)} (default {facts.default_runtime}), "
+        f"{facts.storage}, cgroup version {facts.cgroup_version}, {'seccomp' if facts.seccomp else 'no seccomp'}"
+    )
+    fixes = [] if facts.seccomp else ["use a kernel and an engine with seccomp: containers get no system-call filter here"]
+    fixes += [f"the engine lacks {', '.join(facts.missing_limits)}: enable these control groups" for _ in facts.missing_limits[:1]]
+    return Item(name="docker", state="off" if fixes else "on", required=False, found=found, fix="; ".join(fixes))
 
 
 def check_room(root: Path) -> Iterator[Item]:
