@@ -9,12 +9,14 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from environments.containers.base import AGENT_UID, Container, ContainerLimits, Containers, ContainerSpec, ImageMissing
+from packaging.version import Version
+
+from environments.containers.base import AGENT_UID, Container, ContainerError, ContainerLimits, Containers, ContainerSpec, ImageMissing
 from environments.swe.images.requirements import Metadata, build_requirements, find_needs, has_build
 from environments.swe.images.source import Source
 from environments.swe.images.tree import digest_of, to_tar
@@ -27,7 +29,10 @@ _MTIME = 1_577_836_800
 """Of all source files: the same in each build."""
 _PROBE_SECONDS, _METADATA_SECONDS, _BUILD_SECONDS = 60.0, 300.0, 1200.0
 _PROBE_LIMITS = ContainerLimits(memory_mb=2048, disk_mb=512)
-_OLDEST_PIP = 22.2
+_WAIT = "import sys; sys.stdin.read()"
+_NO_SUCH_PROGRAM = ("no such file or directory", "not found in $PATH", "executable file")
+"""What engines' runtimes say when the image lacks the command."""
+_OLDEST_PIP = Version("22.2")
 """The first that reports what it would install."""
 Tell = Callable[[str], None]
 
@@ -54,7 +59,7 @@ async def build_image(
     Raises ValueError when the base is unfit, wheels are missing, or the build fails; and the engine's errors.
     """
     base_id = await containers.image_id(base)
-    python = await _probe(containers, base, own=own_python)
+    python = _target(base, await _probe(containers, base), own_python=own_python)
     variables = {"SETUPTOOLS_SCM_PRETEND_VERSION": "0.0.0"} if source.is_git else {}
     with tempfile.TemporaryDirectory(prefix="codeworld-rl-wheels-") as name:
         folder = Path(name)
@@ -93,7 +98,7 @@ async def build_image(
 async def adopt_image(containers: Containers, base: str, *, name: str) -> Built:
     """An image that has the repository at /testbed with its dependencies, without the history. Raises ValueError."""
     base_id = await containers.image_id(base)
-    await _probe(containers, base, own=True)
+    await _probe(containers, base)
     async with _started(containers, base) as container:
         told = await container.exec(["git", "-c", "safe.directory=*", "rev-parse", "HEAD"], seconds=_PROBE_SECONDS)
     commit = told.output.decode().strip() if told.exit_code == 0 else base_id
@@ -107,26 +112,36 @@ async def adopt_image(containers: Containers, base: str, *, name: str) -> Built:
 
 
 @contextlib.asynccontextmanager
-async def _started(containers: Containers, image: str) -> Any:
+async def _started(containers: Containers, image: str) -> AsyncIterator[Container]:
     """A container to ask things of, gone at the end."""
-    spec = ContainerSpec(image=image, command=("sleep", "3600"), work_dir=WORK_DIR, limits=_PROBE_LIMITS)
-    container: Container = await containers.start(spec)
+    spec = ContainerSpec(image=image, command=("python3", "-I", "-c", _WAIT), work_dir=WORK_DIR, limits=_PROBE_LIMITS)
+    container = await containers.start(spec)
     try:
         yield container
     finally:
         await container.remove()
 
 
-async def _probe(containers: Containers, base: str, *, own: bool) -> TargetPython:
-    """The image's Python. `own`: it is this host's, or nothing is fetched for it. Raises ValueError for an image that cannot be used."""
-    about = await _ask(containers, base, ["about"], seconds=_PROBE_SECONDS, problem=f"image {base} has no python3 that works")
-    for name in ("bash", "pip"):
-        if not about[name]:
-            raise ValueError(f"image {base} has no {name} (for python3); an image to build on must hold python3 with pip, and bash")
-    if float(".".join(about["pip"].split(".")[:2])) < _OLDEST_PIP:
-        raise ValueError(f"image {base} has pip {about['pip']}; it must be {_OLDEST_PIP} or newer")
+async def _probe(containers: Containers, base: str) -> dict[str, Any]:
+    """What `inside/repository.py` says of the image. Raises ValueError for one that cannot be used."""
+    problem = f"image {base} has no python3 that works, which an image to build on must hold, with pip, and bash"
+    try:
+        about = await _ask(containers, base, ["about"], seconds=_PROBE_SECONDS, problem=problem)
+    except ContainerError as error:
+        if not any(sign in str(error) for sign in _NO_SUCH_PROGRAM):
+            raise
+        raise ValueError(f"{problem}: {error}") from error
+    if not about["bash"]:
+        raise ValueError(f"image {base} has no bash; an image to build on must hold it, and python3 with pip")
+    return about
+
+
+def _target(base: str, about: Mapping[str, Any], *, own_python: bool) -> TargetPython:
+    """The image's Python, for pip. Raises ValueError when its pip is not fit for the build."""
+    if not about["pip"] or Version(about["pip"]) < _OLDEST_PIP:
+        raise ValueError(f"image {base} has {about['pip'] or 'no'} pip for its python3; it must be {_OLDEST_PIP} or newer")
     markers = about["markers"]
-    platforms = () if own else _platforms(about["libc"], about["libc_version"], markers["platform_machine"])
+    platforms = () if own_python else _platforms(about["libc"], about["libc_version"], markers["platform_machine"])
     return TargetPython(version=markers["python_version"], markers=markers, platforms=platforms)
 
 

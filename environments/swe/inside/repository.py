@@ -20,13 +20,10 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 BUILD_TOOLS = "/tmp/codeworld-build-tools"
 OWNER = 1000
-_SAME_FILE_BYTES = 256
-"""Smaller files may be equal by chance."""
 _PIP = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_NO_INPUT": "1",
@@ -178,18 +175,16 @@ def _add_path(work: str, name: str) -> None:
 
 
 def _copies_of(work: str) -> list[str]:
-    """Files of the installed packages that are a source file of the repository, byte for byte."""
-    own = {_digest(path) for path in _python_files(work) if os.path.getsize(path) >= _SAME_FILE_BYTES}
-    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    return sorted({path for folder in folders for path in _python_files(folder) if _digest(path) in own})
-
-
-def _python_files(folder: str) -> Iterator[str]:
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            path = os.path.join(parent, name)
-            if name.endswith(".py") and os.path.isfile(path) and not os.path.islink(path):
-                yield path
+    """Installed modules that stand in the repository too, under the same name and byte for byte."""
+    found = []
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for parent, _, files in os.walk(folder):
+            for name in files:
+                path = os.path.join(parent, name)
+                own = [os.path.join(work, below, os.path.relpath(path, folder)) for below in ("", "src", "lib")]
+                if name.endswith(".py") and os.path.isfile(path) and os.path.getsize(path):
+                    found += [path for one in own if os.path.isfile(one) and _digest(one) == _digest(path)]
+    return sorted(found)
 
 
 def _digest(path: str) -> bytes:
