@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import docker
 import pytest
 
 from environments.containers.base import Containers, ContainerSpec
@@ -129,8 +130,14 @@ def make_sdist(folder: Path, name: str, texts: dict[str, str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(engine: str) -> str:
-    return in_engine(ensure_python_image)
+def base(engine: str) -> Iterator[str]:
+    """Reference of the base image, which stays; what else the tests of this file make goes."""
+    yield in_engine(ensure_python_image)
+    client = docker.APIClient(base_url=engine, version="auto")
+    made = [tag for image in client.images() for tag in image["RepoTags"] or () if re.match(r"codeworld-rl/(?:repo-)?(?:test|cw)-", tag)]
+    for tag in made:
+        client.remove_image(tag, force=True)
+    client.close()
 
 
 @pytest.fixture
@@ -294,7 +301,7 @@ def test_a_copy_of_the_code_in_the_image_is_refused(wheels: Path, base: str, tmp
         in_engine(build)
 
 
-def test_a_base_without_python_is_told(engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_without_python_is_told(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "empty.tar"
     with tarfile.open(empty, "w") as tar:
         tar.addfile(tarfile.TarInfo("etc/none"))

@@ -83,7 +83,7 @@ async def build_image(
         "is_distribution": metadata is not None,
         "variables": variables,
     }
-    inputs = (base_id, digest_of(source.tree), digest_of_wheels(wheels), plan, _SCRIPT.read_text())
+    inputs = (base_id, source.origin, source.base_commit, digest_of(source.tree), digest_of_wheels(wheels), plan, _SCRIPT.read_text())
     image = f"codeworld-rl/{_reference_part(source.name)}:{hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]}"
     left_out = tuple(one for one in needs.tests if one not in tests)
     with contextlib.suppress(ImageMissing):
