@@ -87,6 +87,8 @@ NOT_RUN = {
     "rl env new my_sums": "the workspace is made with it",
     "make quickstart": "trains for minutes; .ci/run calls it",
     "make test": "runs these tests; .ci/run calls it",
+    "rl swe image pypi:toolz==1.2.0": "tests/test_swe_images.py makes images without a network",
+    "rl swe image path/to/repository --requirements test-needs.txt --runs 5 --json": "tests/test_swe_images.py makes images",
     "source .venv/bin/activate": "only puts rl on the path; the tests call the rl next to their interpreter",
 }
 

@@ -305,7 +305,7 @@ def test_what_tests_need_is_found_where_it_is_usually_written() -> None:
     assert build_requirements(tree, python=PYTHON) == ("hatchling>=1", "editables")
     assert needs.runtime == ("attrs>=22",)
     assert needs.tests == ("pyyaml", "hypothesis>=6", "responses", "mock", "pytest-asyncio")
-    assert has_build(tree) and not has_build(files(a__py=""))
+    assert has_build(tree) and has_build(files(setup__py="")) and not has_build(files(setup__cfg="", pyproject__toml="[tool.x]\ny=1\n"))
 
 
 def test_development_groups_stand_in_for_test_groups() -> None:

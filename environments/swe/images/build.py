@@ -17,6 +17,7 @@ from typing import Any
 from packaging.version import Version
 
 from environments.containers.base import AGENT_UID, Container, ContainerError, ContainerLimits, Containers, ContainerSpec, ImageMissing
+from environments.swe.images.record import LABEL, RUNS_LABEL
 from environments.swe.images.requirements import Metadata, build_requirements, find_needs, has_build
 from environments.swe.images.source import Source
 from environments.swe.images.tree import digest_of, to_tar
@@ -198,7 +199,8 @@ async def _required(requirements: Sequence[str], verb: str, *, python: TargetPyt
 
 
 async def _build(containers: Containers, *, base: str, image: str, command: Sequence[str], files: bytes | None, what: str) -> None:
-    result = await containers.build_step(base=base, image=image, command=command, files=files, labels={}, seconds=_BUILD_SECONDS)
+    labels = {LABEL: "", RUNS_LABEL: ""}  # a record of what it is built on is not its own
+    result = await containers.build_step(base=base, image=image, command=command, files=files, labels=labels, seconds=_BUILD_SECONDS)
     if result.exit_code is None:
         raise ValueError(f"the build of {what} did not end within {_BUILD_SECONDS:g} s")
     if result.exit_code != 0:

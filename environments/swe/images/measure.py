@@ -15,7 +15,7 @@ _LABEL_SECONDS = 60.0
 async def recorded(containers: Containers, built: Built, *, runs: int) -> RepoImage | None:
     """What an image's label says of as many runs; None when it says nothing."""
     label = await containers.image_label(built.image, LABEL)
-    if label is None or await containers.image_label(built.image, RUNS_LABEL) != str(runs):
+    if not label or await containers.image_label(built.image, RUNS_LABEL) != str(runs):
         return None
     return from_label(label, image_id=await containers.image_id(built.image))
 

@@ -84,7 +84,7 @@ def build_requirements(tree: Sequence[TreeChange], *, python: Mapping[str, str])
 def has_build(tree: Sequence[TreeChange]) -> bool:
     """The repository is a distribution: there is something that pip can install."""
     project = _pyproject(tree)
-    return "project" in project or "build-system" in project or any(change.path in (b"setup.py", b"setup.cfg") for change in tree)
+    return "project" in project or "build-system" in project or any(change.path == b"setup.py" for change in tree)
 
 
 def find_needs(tree: Sequence[TreeChange], metadata: Metadata | None, *, python: Mapping[str, str]) -> Needs:
