@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -182,10 +183,14 @@ class Suite:
         return SuiteResult(tests=tuple(outcomes), ended="finished", seconds=0.01)
 
 
+async def no_reports(change: TreeChange, tests: Sequence[str]) -> dict[str, str]:
+    return {}
+
+
 def make(suite: Suite, out: Path, *, n_tasks: int = 1, kinds: tuple[str, ...] = ("arithmetic",), image: RepoImage = IMAGE) -> Summary:
     image = replace(image, covered={"shop.py:price:5": PRICE})
     order = Order(n_tasks=n_tasks, seed=0, kinds=kinds, style="issue", out=out)
-    return asyncio.run(make_tasks(image, FILES, order=order, run=suite.run, on_result=lambda result, mutant: None))
+    return asyncio.run(make_tasks(image, FILES, order=order, run=suite.run, reports=no_reports, on_result=lambda result, mutant: None))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +220,7 @@ def test_tests_that_do_not_pass_unbroken_stop_everything(tmp_path: Path) -> None
 
     order = Order(n_tasks=1, seed=0, kinds=("arithmetic",), style="issue", out=tmp_path / "tasks")
     with pytest.raises(ValueError, match="6 of 6 tests do not pass, for example"):
-        asyncio.run(make_tasks(IMAGE, FILES, order=order, run=run, on_result=lambda result, mutant: None))
+        asyncio.run(make_tasks(IMAGE, FILES, order=order, run=run, reports=no_reports, on_result=lambda result, mutant: None))
 
 
 def test_alike_and_equal_candidates_fall_and_the_pool_ends(tmp_path: Path) -> None:
@@ -236,7 +241,7 @@ def test_a_failure_of_the_engine_ends_with_nothing_half_done(tmp_path: Path) -> 
 
     order = Order(n_tasks=1, seed=0, kinds=("arithmetic",), style="issue", out=tmp_path / "tasks")
     with pytest.raises(OSError, match="gone"):
-        asyncio.run(make_tasks(IMAGE, FILES, order=order, run=run, on_result=lambda result, mutant: None))
+        asyncio.run(make_tasks(IMAGE, FILES, order=order, run=run, reports=no_reports, on_result=lambda result, mutant: None))
     assert not (tmp_path / "tasks").exists()
 
 
@@ -311,9 +316,7 @@ def test_without_a_report_or_a_source_there_is_still_a_text() -> None:
 
 
 def test_the_style_for_small_models_is_short() -> None:
-    shown = (
-        "    def test_f():\n>       assert f(3,4) == 21\nE       assert -3 == 21\nE        +  where -3 = f(3, 4)\n\ntests/test_m0.py:5: A"
-    )
+    shown = "    def test_f():\n>       assert f(3,4) == 21\nE       assert -3 == 21\nE        + where -3 = f(3,4)\n\ntests/test_m0.py:5: A"
     files = changes(tests__test_m0="from m0 import f\n\n\ndef test_f():\n    assert f(3,4) == 21\n    assert f(1,1) == 6\n")
     text = file_text([read_failure(failed("tests/test_m0.py::test_f", shown), files)], path="m0.py", source="def f(x,y):\n")
     assert text == "Fix m0.py\nf(3,4) gives -3, not 21\ndef f(x,y):\n"
@@ -375,6 +378,7 @@ def test_tasks_are_made_of_a_real_repository(shop: Path, tmp_path: Path, capsys:
         mutation = task.metadata["mutation"]
         assert mutation["function"] in ("price", "boxes") and "solve_rate" not in task.metadata
         assert "```" in task.instruction and "shop.py" not in task.instruction
+        assert re.search(r"assert -?\d+ == \d+|TypeError", task.instruction), "the values that were compared"
         assert mutation["before"] + " " not in task.instruction.replace("```", "") or len(mutation["before"]) < 3
 
 

@@ -1,10 +1,13 @@
 """`rl swe mutate`: mutate-fix tasks of one prepared image."""
 
 import asyncio
+import contextlib
 import json
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from environments.containers.base import ContainerError, Containers
 from environments.containers.make import SharedContainers
@@ -12,14 +15,16 @@ from environments.records import Json
 from environments.swe.factory.issue import STYLES
 from environments.swe.factory.make import Order, Summary, make_tasks
 from environments.swe.factory.mutations import Mutant, check_kinds
+from environments.swe.factory.report import read_reports
 from environments.swe.factory.repository import read_files
 from environments.swe.images.record import read_image
-from environments.swe.records import RepoImage, SuiteRequest, SuiteResult
+from environments.swe.records import RepoImage, SuiteRequest, SuiteResult, TreeChange
 from environments.swe.suite import run_suite
 from rl.log.text import visible
 
+T = TypeVar("T")
 _TRIES = 3
-"""Of one run of tests when the engine fails."""
+"""Of one run of tests, when the engine fails."""
 
 
 def mutate_command(path: Path, *, out: Path, n_tasks: int, seed: int, kinds: tuple[str, ...], style: str, as_json: bool) -> int:
@@ -40,8 +45,9 @@ def mutate_command(path: Path, *, out: Path, n_tasks: int, seed: int, kinds: tup
         shared = SharedContainers.take()
         try:
             await _check_image(image, path, shared.containers)
+            runs = _Runs(shared.containers, image)
             files = read_files(await shared.containers.image_tree(image.image, image.work_dir))
-            return await make_tasks(image, files, order=order, run=_Runs(shared.containers, image).run, on_result=show)
+            return await make_tasks(image, files, order=order, run=runs.run, reports=runs.reports, on_result=show)
         finally:
             await shared.release()
 
@@ -58,13 +64,17 @@ class _Runs:
     image: RepoImage
 
     async def run(self, request: SuiteRequest) -> SuiteResult:
-        for left in reversed(range(_TRIES)):
-            try:
-                return await run_suite(self.containers, image=self.image.image, work_dir=self.image.work_dir, request=request)
-            except ContainerError:
-                if not left:
-                    raise
-        raise AssertionError("the loop returns or raises")
+        return await _tried(lambda: run_suite(self.containers, image=self.image.image, work_dir=self.image.work_dir, request=request))
+
+    async def reports(self, change: TreeChange, tests: Sequence[str]) -> dict[str, str]:
+        return await _tried(lambda: read_reports(self.containers, self.image, change, tests))
+
+
+async def _tried(call: Callable[[], Awaitable[T]]) -> T:
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(ContainerError):
+            return await call()
+    return await call()
 
 
 async def _check_image(image: RepoImage, path: Path, containers: Containers) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from environments.records import Json
@@ -13,6 +13,7 @@ from environments.swe.factory.failure import read_failure
 from environments.swe.factory.issue import file_text, issue_text
 from environments.swe.factory.mutations import Mutant, changes_meaning, parses
 from environments.swe.factory.pool import Pool
+from environments.swe.factory.report import ReadReports
 from environments.swe.factory.repository import Target, find_targets, licence_of
 from environments.swe.factory.similar import Kept, features
 from environments.swe.factory.trial import Fell, Noticed, RunSuite, Trials
@@ -58,13 +59,19 @@ class Summary:
 
 
 async def make_tasks(
-    image: RepoImage, files: Mapping[str, TreeChange], *, order: Order, run: RunSuite, on_result: Callable[[str, Mutant], None]
+    image: RepoImage,
+    files: Mapping[str, TreeChange],
+    *,
+    order: Order,
+    run: RunSuite,
+    reports: ReadReports,
+    on_result: Callable[[str, Mutant], None],
 ) -> Summary:
     """Try candidates, several at a time, and write those that are sound. `files`: of the image's work folder, by path; `on_result` is
     told the id of a new task, or why a candidate fell.
 
     Candidates are judged in the order in which they were drawn, and each draw sees the verdicts up to a fixed number of candidates before
-    it, so the same runs give the same tasks. Raises ValueError for a folder with a damaged task, and what `run` raises.
+    it, so the same runs give the same tasks. Raises ValueError for a folder with a damaged task, and what `run` and `reports` raise.
     """
     started = time.monotonic()
     targets, skipped = find_targets(image, files)
@@ -86,7 +93,7 @@ async def make_tasks(
             waiting.popleft()
             result: Path | Fell
             if isinstance(first, Noticed):
-                result = await _keep(first, files=files, order=order, trials=trials, kept=kept, licence=licence)
+                result = await _keep(first, files=files, order=order, trials=trials, reports=reports, kept=kept, licence=licence)
             else:
                 result = first
             if isinstance(result, Fell):
@@ -118,7 +125,7 @@ async def _look(target: Target, mutant: Mutant, *, trials: Trials, kept: Kept, t
 
 
 async def _keep(
-    noticed: Noticed, *, files: Mapping[str, TreeChange], order: Order, trials: Trials, kept: Kept, licence: str
+    noticed: Noticed, *, files: Mapping[str, TreeChange], order: Order, trials: Trials, reports: ReadReports, kept: Kept, licence: str
 ) -> Path | Fell:
     mutant = noticed.mutant
     found = features(
@@ -134,7 +141,9 @@ async def _keep(
     gold = await trials.confirm(noticed)
     if isinstance(gold, Fell):
         return gold
-    task = _task(noticed, gold, image=trials.image, files=files, style=order.style, licence=licence)
+    said = await reports(noticed.overlay, [test.id for test in noticed.failing])
+    failing = tuple(replace(test, detail=said.get(test.id, test.detail)) for test in noticed.failing)
+    task = _task(replace(noticed, failing=failing), gold, image=trials.image, files=files, style=order.style, licence=licence)
     folder = order.out / task.id
     write_task(task, folder)
     kept.add(found, path=mutant.source.path, data=mutant.data)
