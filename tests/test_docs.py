@@ -85,6 +85,9 @@ ANSWERED = {
 """Run for real, and what they print."""
 NOT_RUN = {
     "rl env new my_sums": "the workspace is made with it",
+    "rl swe mutate swe/images/toolz.json --tasks 40 --seed 0": "tests/test_swe_factory.py makes tasks of a smaller repository",
+    "rl swe rates mine swe/tasks": "tests/test_swe_factory.py",
+    'rl swe import rows.jsonl --image "codeworld-rl/{instance_id}:latest"': "tests/test_swe_factory.py imports rows",
     "make quickstart": "trains for minutes; .ci/run calls it",
     "make test": "runs these tests; .ci/run calls it",
     "rl swe image pypi:toolz==1.2.0": "tests/test_swe_images.py makes images without a network",
