@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,10 +29,16 @@ from environments.swe.images.record import read_image
 from environments.swe.images.rootfs import python_image_reference
 from environments.swe.records import Outcome, PatchError, RepoImage, SuiteRequest, SuiteResult, TestOutcome, TreeChange
 from examples.short_functions import write_repository
+from rewards.score import Score, ScoreStatus
+from rl.log.runs import prepare_run
+from rl.log.writer import RolloutWriter
 from rl.swe.image import image_command
 from rl.swe.mutate import mutate_command
+from rl.swe.rates import rates_command
 from rl.swe.rows import import_command
 from tests.containers_host import engine
+from tests.log_fakes import make_group, make_rollout
+from tests.test_swe_folder import make_task
 
 __all__ = ["engine"]
 
@@ -487,32 +494,24 @@ def test_short_functions_are_small_sound_and_always_the_same(tmp_path: Path) -> 
         write_repository(tmp_path / "one", modules=1, seed=0)
 
 
-def test_rates_of_a_run_go_into_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from rl.swe.rates import rates_command
-    from tests.test_swe_folder import make_task
-
-    for name in ("a", "b"):
-        write_task(make_task(id=name), tmp_path / "tasks" / name)
-    rows = [("a", 1, 4), ("z", 1, 1)]
-
-    class Log:
-        def __init__(self, root: Path) -> None: ...
-        def __enter__(self) -> "Log":
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-        def query(self, text: str) -> object:
-            return type("Result", (), {"rows": rows})
-
-    monkeypatch.setattr("rl.swe.rates.RunLog", Log)
-    (tmp_path / "runs/mine").mkdir(parents=True)
-    (tmp_path / "runs/mine/metrics.jsonl").touch()
-    assert rates_command(str(tmp_path / "runs/mine"), tmp_path / "tasks", as_json=False) == 0
-    assert "1 of 2 tasks" in capsys.readouterr().out
-    assert [read_task(tmp_path / "tasks" / name).metadata.get("solve_rate") for name in ("a", "b")] == [0.25, 0.25]
-    assert read_task(tmp_path / "tasks/a").metadata["graded"] == 4
-    rows.clear()
-    assert rates_command(str(tmp_path / "runs/mine"), tmp_path / "tasks", as_json=False) == 1
+def test_rates_of_a_run_go_into_its_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("task-1", "other"):
+        write_task(make_task(id=name, metadata={"kind": "mutate"}), tmp_path / "tasks" / name)
+    run = tmp_path / "run"
+    prepare_run(run)
+    infra = Score(reward=None, status=ScoreStatus.INFRA, reason="the engine failed", parts={})
+    failed = Score(reward=0.0, status=ScoreStatus.POLICY_FAIL, reason="tests fail", parts={})
+    scores = (None, failed, failed, failed, infra)
+    rollouts = [make_rollout(f"g-{at}", sample=at, score=score) for at, score in enumerate(scores)]
+    with RolloutWriter(run, run_id="r", attempt=1, writer="w0", tokens=False) as log:
+        log.write_group(make_group(1, rollouts=rollouts))
+        log.write_group(make_group(2))
+    assert rates_command(str(run), tmp_path / "tasks", as_json=False) == 0
+    assert "1 of 4     task-1\n1 of 2 tasks" in capsys.readouterr().out
+    assert read_task(tmp_path / "tasks/task-1").metadata == {"kind": "mutate", "solve_rate": 0.25, "graded": 4}
+    assert "solve_rate" not in read_task(tmp_path / "tasks/other").metadata
+    shutil.rmtree(tmp_path / "tasks/task-1")
+    assert rates_command(str(run), tmp_path / "tasks", as_json=True) == 1
 
 
 def test_random_is_not_shared() -> None:

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from environments.swe.factory.source import Function
 from environments.swe.records import TestOutcome, TreeChange
 
 LONGEST_EXAMPLE, LONGEST_MESSAGE = 8, 6
@@ -69,7 +70,7 @@ def read_failure(outcome: TestOutcome, files: Mapping[str, TreeChange]) -> Failu
     )
 
 
-def _find(test: str, source: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+def _find(test: str, source: str) -> Function | None:
     """The function of a node id."""
     names = test.partition("[")[0].split("::")[1:]
     try:
@@ -78,25 +79,20 @@ def _find(test: str, source: str) -> ast.FunctionDef | ast.AsyncFunctionDef | No
         return None
     found = None
     for name in names:
-        found = next(
-            (node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name), None
-        )
+        found = next((node for node in body if isinstance(node, Function | ast.ClassDef) and node.name == name), None)
         if found is None:
             return None
         body = found.body
-    return found if isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef) else None
+    return found if isinstance(found, Function) else None
 
 
-def _failing_line(detail: str, path: str, function: ast.AST | None) -> int | None:
+def _failing_line(detail: str, path: str, function: Function) -> int | None:
     """The line of the test at which it failed; None when the report does not say."""
-    assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | None)
     lines = [int(line) for line in re.findall(rf"^{re.escape(path)}:(\d+):", detail, re.M)]
-    if function is None or function.end_lineno is None:
-        return None
-    return next((line for line in lines if function.lineno <= line <= function.end_lineno), None)
+    return next((line for line in lines if function.lineno <= line <= (function.end_lineno or 0)), None)
 
 
-def _statements(function: ast.FunctionDef | ast.AsyncFunctionDef, source: str, line: int | None) -> tuple[ast.stmt | None, str]:
+def _statements(function: Function, source: str, line: int | None) -> tuple[ast.stmt | None, str]:
     """The statement of a test at a line, or its only `assert`, and the text from the test's first statement up to it."""
     asserts = [node for node in function.body if isinstance(node, ast.Assert)]
     if line is not None:
@@ -121,7 +117,7 @@ def _short(text: str | None) -> str:
     return plain if plain.count("\n") < LONGEST_EXAMPLE and len(plain) <= LONGEST_EXAMPLE * 100 else ""
 
 
-def _values(detail: str, function: ast.FunctionDef | ast.AsyncFunctionDef | None) -> str:
+def _values(detail: str, function: Function | None) -> str:
     """The lines above the test's source in a report, where pytest shows what its arguments are."""
     if function is None:
         return ""
