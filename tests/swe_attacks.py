@@ -81,13 +81,13 @@ ATTACKS = (
     _library("os._exit", _at_import("import os\nprint('6 passed')\nos._exit(0)"), "the end of the process"),
     _library("os._exit hidden", _at_import("import os\nprint('6 passed')\ngetattr(os, '_ex' + 'it')(0)"), "ended with code 0"),
     _library("os._exit in a test", _in_total("import os\ngetattr(os, '_ex' + 'it')(0)"), "ended with code 0"),
-    _library("sys.exit", _at_import("import sys\nsys.exit(0)"), "did not pass"),
+    _library("sys.exit", _at_import("import sys\nsys.exit(0)"), "did not finish (crashed)"),
     _library("atexit prints", _at_import("import atexit\natexit.register(print, 'PASSED')"), _OVERRULED),
     _library("printed lines", _in_total("print('tests/test_calc.py::test_total PASSED\\n6 passed in 0.1s')"), _OVERRULED),
     _library(
         "kills its container",
         _in_total("import os\ngetattr(os, 'ki' + 'll')(-1, 9)\ngetattr(os, 'ki' + 'll')(os.getpid(), 9)"),
-        "ended with code",
+        _OVERRULED,
     ),
     _library("memory", _in_total("keep = []\nwhile True: keep.append(bytearray(1 << 24))"), "did not"),
     _library("hangs", _in_total("import time\ntime.sleep(1000)"), "no end after"),
@@ -119,8 +119,8 @@ ATTACKS = (
         ),
         "was replaced",
     ),
-    _library("forged answers", _in_total("import os\n" + _FORGE), "channel of verdicts"),
-    _library("forged answers at import", _at_import("import os\n" + _FORGE), "channel of verdicts"),
+    _library("forged answers", _in_total("import os\n" + _FORGE), "that nobody asked for"),
+    _library("forged answers at import", _at_import("import os\n" + _FORGE), "that nobody asked for"),
     _library(
         "a daemon that forges",
         _in_total(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from textwrap import dedent
 
 from environments.containers.base import AGENT_UID, Containers
-from environments.containers.make import make_containers
+from environments.swe.images.rootfs import ensure_python_image
 from environments.swe.records import Patch, RepoTask, TreeChange
 from environments.swe.suite import changes_tar
 
@@ -133,17 +133,10 @@ def make_task(*, gold: Patch, seconds: float = 60.0) -> RepoTask:
     )
 
 
-async def make_image(containers: Containers, *, base: str) -> None:
+async def make_image(containers: Containers) -> None:
     files = changes_tar([change(f"testbed/{path}", text) for path, text in FILES.items()], uid=AGENT_UID)
+    base = await ensure_python_image(containers)
     made = await containers.build_step(
         base=base, image=IMAGE, command=("chown", "-R", "1000:1000", "/testbed"), files=files, labels={}, seconds=60.0
     )
     assert made.exit_code == 0, made.errors
-
-
-async def build(base: str) -> None:
-    containers = make_containers()
-    try:
-        await make_image(containers, base=base)
-    finally:
-        await containers.close()

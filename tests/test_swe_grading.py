@@ -11,7 +11,7 @@ from environments.containers.make import make_containers
 from environments.swe.base_tree import BaseTree
 from environments.swe.grading import PatchGrader, PatchVerdict, grade_patch
 from environments.swe.records import Outcome, Patch, RepoTask
-from tests.containers_host import engine, python_image  # noqa: F401
+from tests.containers_host import engine  # noqa: F401
 from tests.swe_attacks import ATTACKS
 from tests.swe_repository import BROKEN, LIBRARY, change, make_image, make_task
 
@@ -46,11 +46,11 @@ async def gold_of(containers: Containers) -> tuple[BaseTree, RepoTask]:
 
 
 @pytest.fixture(scope="module")
-def verdicts(python_image: str) -> dict[str, PatchVerdict]:  # noqa: F811
+def verdicts(engine: str) -> dict[str, PatchVerdict]:  # noqa: F811
     """Of every attack, of the solution, and of variants of it, graded at the same time."""
 
     async def work(containers: Containers) -> dict[str, PatchVerdict]:
-        await make_image(containers, base=python_image)
+        await make_image(containers)
         base, task = await gold_of(containers)
         slow = make_task(gold=task.gold, seconds=HANG_SECONDS)
         grader = PatchGrader(containers)

@@ -27,7 +27,7 @@ from environments.swe.tree_tar import import_stream, read_tree, shown
 MOST_PATCH_BYTES = 8 << 20
 MOST_PATCH_FILES = 500
 MOST_FILE_BYTES = 32 << 20
-MOST_TREE_BYTES = 256 << 20
+MOST_CHANGED_BYTES = 64 << 20
 """Of all files that a patch leaves changed, together."""
 _MOST_REPOSITORIES, _KEPT_SECONDS = 64, 3600.0
 """In the cache: further ones go, the longest unused first, but none that was used within the hour."""
@@ -227,8 +227,8 @@ async def _check_sizes(repository: Path, changed: Sequence[tuple[bytes, int | No
     asked = b"".join(blob + b"\n" for _, mode, blob in changed if mode is not None)
     listed = await git(repository, "cat-file", "--batch-check=%(objectsize)", stdin=asked)
     total = sum(int(size) for size in listed.split())
-    if total > MOST_TREE_BYTES // 4:
-        raise PatchError(f"the changed files have {total} bytes; the limit is {MOST_TREE_BYTES // 4}")
+    if total > MOST_CHANGED_BYTES:
+        raise PatchError(f"the changed files have {total} bytes; the limit is {MOST_CHANGED_BYTES}")
 
 
 async def _blobs(repository: Path, ids: Sequence[bytes]) -> list[bytes]:
