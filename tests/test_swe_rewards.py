@@ -14,7 +14,7 @@ from environments.containers.make import make_containers
 from environments.records import Episode, Problem, StopReason, Task
 from environments.swe.base_tree import BaseTree
 from environments.swe.folder import write_task
-from environments.swe.records import Patch, RepoTask, SuiteRequest, SuiteResult
+from environments.swe.records import Patch, SuiteRequest, SuiteResult
 from environments.swe.suite import run_suite
 from rewards.registry import make_grader
 from rewards.score import Score, ScoreStatus
@@ -56,6 +56,8 @@ def folders(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         write_task(passes, root / "tasks" / "passes-already")
         wrong = replace(good, id="wrong-solution", gold=Patch(data=(root / "near.patch").read_bytes()))
         write_task(wrong, root / "tasks" / "wrong-solution")
+        write_task(good, root / "tasks" / "no-tests")
+        (root / "tasks" / "no-tests" / "tests" / "tests.json").unlink()
         yield root
 
 
@@ -134,7 +136,9 @@ def test_rl_swe_grade_prints_and_exits(folders: Path, capsys: pytest.CaptureFixt
 
 def test_rl_swe_grade_names_what_is_wrong_with_its_input(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["swe", "grade", str(folders / "nothing"), "--patch", str(folders / "gold.patch")]) == 2
-    assert "task.toml" in capsys.readouterr().err
+    assert "there is no task folder" in capsys.readouterr().err
+    assert main(["swe", "grade", str(folders / "tasks/no-tests"), "--patch", str(folders / "gold.patch")]) == 2
+    assert "tests.json" in capsys.readouterr().err
     assert main(["swe", "grade", str(folders / "tasks/good"), "--patch", str(folders / "none.patch")]) == 2
     assert "--patch" in capsys.readouterr().err
 
@@ -144,11 +148,11 @@ def test_rl_swe_validate_tells_sound_tasks_from_others(folders: Path, capsys: py
     assert main(["swe", "validate", str(tasks / "good"), "--repeat", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["sound"], found["fail_to_pass"], found["pass_to_pass"]) == (True, 6, 2)
-    names = ("passes-already", "wrong-solution", "no-image", "nothing")
+    names = ("passes-already", "wrong-solution", "no-image", "no-tests")
     assert main(["swe", "validate", *(str(tasks / name) for name in names), "--repeat", "1", "--json"]) == 1
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["sound"] for row in rows] == [False] * 4
-    for row, reason in zip(rows, ("passes already", "run 1 of the solution", "codeworld-rl-test:gone", "task.toml"), strict=True):
+    for row, reason in zip(rows, ("passes already", "run 1 of the solution", "codeworld-rl-test:gone", "tests.json"), strict=True):
         assert reason in row["reason"]
 
 
