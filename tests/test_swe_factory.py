@@ -21,6 +21,7 @@ from environments.swe.factory.issue import file_text, issue_text
 from environments.swe.factory.make import Order, Summary, make_tasks
 from environments.swe.factory.mutations import KINDS
 from environments.swe.factory.pool import Pool
+from environments.swe.factory.report import parse_report
 from environments.swe.factory.repository import find_targets, licence_of
 from environments.swe.factory.similar import LARGEST_SIMILARITY, Kept, features, jaccard
 from environments.swe.factory.trial import Fell
@@ -321,6 +322,13 @@ def test_without_a_report_or_a_source_there_is_still_a_text() -> None:
     for outcome in (failed(PRICE[0], ""), failed("gone.py::test_x", "E   boom"), TestOutcome(id=BOXES[1], outcome=Outcome.MISSING)):
         text = issue_text([read_failure(outcome, FILES)], repository="shop", work_dir="/testbed")
         assert text.startswith("# ") and "/testbed" in text and "None" not in text
+
+
+def test_reports_from_the_broken_process_are_text_and_nothing_more() -> None:
+    lines = ['["t::a", "E   boom"]', "noise", "[" * 100_000, '{"t::a": 1}', '["t::a"]', '["t::a", 1]', '["cut", "E']
+    assert [parse_report(line) for line in lines] == [("t::a", "E   boom"), *[None] * 6]
+    text = issue_text([read_failure(failed(BOXES[0], "E   ValueError: \ud800 \0 ```"), FILES)], repository="shop", work_dir="/testbed")
+    assert "````text\nValueError: ? \0 ```\n````" in text
 
 
 def test_the_style_for_small_models_is_short() -> None:

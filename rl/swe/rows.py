@@ -18,6 +18,7 @@ from environments.containers.make import SharedContainers
 from environments.records import Json
 from environments.sources.jsonl import read_rows
 from environments.swe.base_tree import BaseTree
+from environments.swe.factory.gold import patch_lines
 from environments.swe.folder import write_task
 from environments.swe.images.record import LABEL, from_label
 from environments.swe.inside.suite_worker_paths import is_test_path
@@ -25,6 +26,8 @@ from environments.swe.records import Patch, PatchError, RepoImage, RepoTask
 
 _TEXTS = ("instance_id", "repo", "base_commit", "patch", "test_patch")
 _STATEMENTS = ("problem_statement", "prompt")
+_KEPT = {"version": "version", "created_at": "created_at", "licence": "license", "source": "source"}
+"""Metadata and the fields that they come from."""
 _LONGEST_TESTS = 600.0
 
 
@@ -130,11 +133,11 @@ async def make_task(row: Row, containers: Containers) -> RepoTask:
         "repository": values["repo"],
         "size": {
             "patch_bytes": len(task.gold.data),
-            "patch_lines": sum(line[:1] in (b"+", b"-") and line[:3] not in (b"+++", b"---") for line in task.gold.data.splitlines()),
+            "patch_lines": patch_lines(task.gold),
             "files": len(gold),
             "tests_failing": len(row.fail_to_pass),
         },
-        **{name: values[name] for name in ("version", "created_at", "license", "source") if isinstance(values.get(name), str)},
+        **{name: values[field] for name, field in _KEPT.items() if isinstance(values.get(field), str)},
     }
     return replace(task, test_changes=tests, metadata=metadata)
 

@@ -55,17 +55,18 @@ class Failure:
 
 def read_failure(outcome: TestOutcome, files: Mapping[str, TreeChange]) -> Failure:
     """What is known of a failing test. `files`: the repository's, by path."""
+    detail = outcome.detail.encode(errors="replace").decode()  # lone surrogates cannot be stored
     path = outcome.id.partition("::")[0]
     source = files[path].data.decode(errors="replace") if path in files else ""
     function = _find(outcome.id, source)
-    statement, example = _statements(function, source, _failing_line(outcome.detail, path, function)) if function else (None, "")
+    statement, example = _statements(function, source, _failing_line(detail, path, function)) if function else (None, "")
     shown = ast.get_source_segment(source, statement, padded=True) if statement else None
     return Failure(
         test=outcome.id,
         statement=_short(shown),
         example=example,
-        values=_values(outcome.detail, function),
-        message=_message(outcome.detail),
+        values=_values(detail, function),
+        message=_message(detail),
         called=_called(statement) if statement else "",
     )
 

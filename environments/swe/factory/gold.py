@@ -31,6 +31,11 @@ def patched(change: TreeChange, patch: Patch) -> TreeChange:
         return TreeChange(path=change.path, mode=change.mode, data=path.read_bytes())
 
 
+def patch_lines(patch: Patch) -> int:
+    """Lines that a patch takes or brings."""
+    return sum(line[:1] in (b"+", b"-") and line[:3] not in (b"+++", b"---") for line in patch.data.splitlines())
+
+
 def _write(folder: Path, change: TreeChange) -> Path:
     assert change.mode is not None
     path = folder / os.fsdecode(change.path)

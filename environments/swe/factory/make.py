@@ -10,6 +10,7 @@ from pathlib import Path
 
 from environments.records import Json
 from environments.swe.factory.failure import read_failure
+from environments.swe.factory.gold import patch_lines
 from environments.swe.factory.issue import file_text, issue_text
 from environments.swe.factory.mutations import Mutant, changes_meaning, parses
 from environments.swe.factory.pool import Pool
@@ -191,7 +192,7 @@ def _metadata(noticed: Noticed, gold: Patch, *, image: RepoImage, style: str, li
             "after": mutant.after,
         },
         "size": {
-            "patch_lines": sum(line[:1] in (b"+", b"-") and line[:3] not in (b"+++", b"---") for line in gold.data.splitlines()),
+            "patch_lines": patch_lines(gold),
             "patch_bytes": len(gold.data),
             "function_lines": (function.end_lineno or function.lineno) - function.lineno + 1,
             "file_lines": mutant.source.data.count(b"\n"),

@@ -40,10 +40,10 @@ async def read_reports(containers: Containers, image: RepoImage, change: TreeCha
         result = await container.exec(words, seconds=_SECONDS, output_bytes=2 * MOST_TESTS * _LONGEST_REPORT)
     finally:
         await container.remove()
-    return dict(filter(None, map(_read_line, result.output.decode(errors="replace").splitlines())))
+    return dict(filter(None, map(parse_report, result.output.decode(errors="replace").splitlines())))
 
 
-def _read_line(line: str) -> tuple[str, str] | None:
+def parse_report(line: str) -> tuple[str, str] | None:
     """Node id and report; None for a line that something else printed, or that was cut."""
     try:
         value = json.loads(line)

@@ -14,7 +14,7 @@ from environments.swe.inside.suite_worker_paths import is_setting_path, is_test_
 from environments.swe.records import RepoImage, TreeChange
 from environments.swe.tree_tar import read_tree
 
-LARGEST_FILE = 1 << 20
+LARGEST_FILE = 1 << 19
 """Bytes of a Python file; larger ones are data, and take long to parse."""
 
 
