@@ -6,10 +6,11 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import docker
 import pytest
 
 from environments.containers.make import SharedContainers
@@ -352,8 +353,8 @@ def test_the_licence_is_the_one_that_the_package_names() -> None:
 
 
 @pytest.fixture(scope="module")
-def shop(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The record of a prepared image of the shop."""
+def shop(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The record of a prepared image of the shop, which is removed after the tests."""
     folder = tmp_path_factory.mktemp("shop") / "shop"
     (folder / "tests").mkdir(parents=True)
     (folder / "shop.py").write_text(SHOP)
@@ -364,7 +365,10 @@ def shop(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(["git", *words], cwd=folder, check=True)
     out = tmp_path_factory.mktemp("images")
     assert image_command(str(folder), name=None, base=None, requirements=None, out=out, runs=1, as_json=True) == 0
-    return out / "shop.json"
+    yield out / "shop.json"
+    client = docker.DockerClient(base_url=engine)
+    client.images.remove(read_image(out / "shop.json").image, force=True)
+    client.close()
 
 
 def test_tasks_are_made_of_a_real_repository(
