@@ -88,6 +88,8 @@ NOT_RUN = {
     "rl swe mutate swe/images/toolz.json --tasks 40 --seed 0": "tests/test_swe_factory.py makes tasks of a smaller repository",
     "rl swe rates mine swe/tasks": "tests/test_swe_factory.py",
     'rl swe import rows.jsonl --image "codeworld-rl/{instance_id}:latest"': "tests/test_swe_factory.py imports rows",
+    "rl swe validate swe/tasks/calc-1": "needs an engine; tests/test_swe_rewards.py runs it",
+    "rl swe grade swe/tasks/calc-1 --patch fix.patch --json": "needs an engine; tests/test_swe_rewards.py runs it",
     "make quickstart": "trains for minutes; .ci/run calls it",
     "make test": "runs these tests; .ci/run calls it",
     "rl swe image pypi:toolz==1.2.0": "tests/test_swe_images.py makes images without a network",

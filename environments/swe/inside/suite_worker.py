@@ -26,7 +26,7 @@ _OMITTED_PLUGINS = ("randomly", "random_order", "xdist", "cov", "rerunfailures",
 """Entry points with these in their names reorder, repeat or hide tests, or show them otherwise."""
 _DETAIL_CHARS, _OUTPUT_BYTES, _ERROR_CHARS = 2000, 4000, 4000
 _read, _write, _exit = os.read, os.write, os._exit
-_quote = json.encoder.encode_basestring_ascii
+_quote, _repr = json.encoder.encode_basestring_ascii, repr
 
 
 class Channel:
@@ -75,8 +75,8 @@ def _to_json(value: Any) -> str:
         return _quote(value)
     if value is None or kind is bool:
         return "null" if value is None else "true" if value else "false"
-    if kind in (int, float):
-        return kind.__repr__(value)
+    if kind is int or kind is float:
+        return _repr(value)
     if kind is dict:
         return "{" + ",".join([_quote(name) + ":" + _to_json(one) for name, one in value.items()]) + "}"
     return "[" + ",".join([_to_json(one) for one in value]) + "]"
@@ -108,25 +108,33 @@ def _install_guard(guard: Guard, *, root: str) -> None:
     hook: Any = rewrite.AssertionRewritingHook
     old_should, old_bailout = hook._should_rewrite, hook._early_rewrite_bailout
 
-    def rewrite_asserts(tree: Any, *arguments: Any, **named: Any) -> None:
-        guard.transform(tree)
-        old_rewrite_asserts(tree, *arguments, **named)
+    old_read = rewrite._read_pyc
+
+    def is_test(path: Any) -> bool:
+        return str(path).startswith(root + "/") and is_test_path(str(path)[len(root) + 1 :])
+
+    def rewrite_asserts(tree: Any, source: Any, path: Any = None, config: Any = None) -> None:
+        if str(path).startswith(root + "/"):
+            guard.transform(tree)
+        old_rewrite_asserts(tree, source, path, config)
 
     def rewrite_test(path: Any, *arguments: Any) -> Any:
         found = old_rewrite_test(path, *arguments)
-        if str(path).startswith(root + "/") and is_test_path(str(path)[len(root) + 1 :]):
+        if is_test(path):
             guard.trust(found[1])
         return found
 
+    def read_pyc(path: Any, *arguments: Any, **named: Any) -> Any:
+        return None if str(path).startswith(root + "/") else old_read(path, *arguments, **named)
+
     def should_rewrite(self: Any, name: str, path: str, state: Any) -> Any:
-        inside = str(path).startswith(root + "/") and is_test_path(str(path)[len(root) + 1 :])
-        return inside or old_should(self, name, path, state)
+        return is_test(path) or old_should(self, name, path, state)
 
     def early_rewrite_bailout(self: Any, name: str, state: Any) -> Any:
         return "test" not in name.lower() and old_bailout(self, name, state)
 
     rewrite.rewrite_asserts, rewrite._rewrite_test = rewrite_asserts, rewrite_test
-    rewrite._read_pyc = lambda *arguments, **named: None
+    rewrite._read_pyc = read_pyc
     hook._should_rewrite, hook._early_rewrite_bailout = should_rewrite, early_rewrite_bailout
     guard.install()
 
@@ -182,6 +190,8 @@ class Runner:
 
     def pytest_pyfunc_call(self, pyfuncitem: Any) -> Any:
         """With a text: the test's function must have run, and fails with that text then."""
+        import pytest
+
         function, text, self._after = pyfuncitem.obj, self._after, ""
         if not text or getattr(function, "is_control", False):
             yield
@@ -191,7 +201,7 @@ class Runner:
             result = function(*arguments, **named)
             if hasattr(result, "__await__"):
                 return result
-            raise AssertionError(text)
+            pytest.fail(text, pytrace=False)
 
         pyfuncitem.obj = and_fail
         try:
@@ -271,7 +281,7 @@ def _control(like: Any, skip: bool) -> Any:
     def control() -> None:
         if skip:
             pytest.skip(text[0])
-        raise AssertionError(text[0])
+        pytest.fail(text[0], pytrace=False)
 
     parent = like.getparent(pytest.Module) or like.parent
     item: Any = pytest.Function.from_parent(parent, name=like.name.split("[", 1)[0], callobj=control)
@@ -306,6 +316,7 @@ def _shadowing(names: list[str], root: str) -> str:
 def main() -> None:
     channel = Channel()
     root = os.path.realpath(os.getcwd())
+    sys.dont_write_bytecode = True
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
