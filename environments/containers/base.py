@@ -63,6 +63,9 @@ class ContainerSpec:
     """Its content in the image, with owners and modes, is copied into a fresh volume of `limits.disk_mb`; also the working directory."""
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: ContainerLimits = field(default_factory=ContainerLimits)
+    held: bool = False
+    """An episode keeps it between its turns: it is not counted among the containers alive at a time and never waits for one of them to
+    end. In lockstep that end may come only after the turns of all other episodes. Whoever holds it bounds the work done in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,7 +45,8 @@ class DockerContainers:
     async def start(self, spec: ContainerSpec) -> DockerContainer:
         """See Containers.start."""
         spec = replace(spec, image=await self.image_id(spec.image))
-        await self._turns.acquire()
+        if not spec.held:
+            await self._turns.acquire()
         return await to_its_end(self._start(spec), undo=DockerContainer.remove)
 
     async def image_id(self, image: str) -> str:
@@ -93,13 +94,14 @@ class DockerContainers:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def _start(self, spec: ContainerSpec) -> DockerContainer:
-        """In its turn, which ends with the container."""
+        """In its turn, if it takes one, which ends with the container."""
         try:
             container = self._pool.take(spec) or await self._launch(spec)
         except BaseException:
-            self._turns.release()
+            if not spec.held:
+                self._turns.release()
             raise
-        container.removed = self._removed
+        container.removed = self._removed_held if spec.held else self._removed
         self._alive.add(container)
         return container
 
@@ -135,8 +137,11 @@ class DockerContainers:
         return DockerContainer(id=id, engine=engine, stream=stream, work_dir=spec.work_dir, folder=folder, in_thread=self.in_thread)
 
     def _removed(self, container: DockerContainer) -> None:
-        self._alive.remove(container)
+        self._removed_held(container)
         self._turns.release()
+
+    def _removed_held(self, container: DockerContainer) -> None:
+        self._alive.remove(container)
 
     async def _folder(self, spec: ContainerSpec) -> WorkFolder:
         """The content of an image's work folder, taken once."""

@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 from weakref import WeakKeyDictionary
 
 from configs.schema import ContainersConfig
-from environments.containers.base import Containers
+from environments.containers.base import ContainerLimits, Containers
 from environments.containers.docker import DockerContainers
 
 _config = ContainersConfig()
@@ -20,6 +20,11 @@ def use_containers(config: ContainersConfig) -> None:
 def make_containers() -> Containers:
     """A connection to the configured engine, for one event loop. The engine is reached at the first call."""
     return DockerContainers(host=_config.host, runtime=_config.runtime, at_once=_config.at_once, warm=_config.warm)
+
+
+def container_limits() -> ContainerLimits:
+    """What one container of the configuration may use."""
+    return ContainerLimits(memory_mb=_config.memory_mb, processes=_config.processes, cpus=_config.cpus, disk_mb=_config.disk_mb)
 
 
 class SharedContainers:
