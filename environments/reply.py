@@ -26,7 +26,7 @@ class ToolCall:
 
     name: str
     body: str
-    """The lines between, without the line breaks next to the tags."""
+    """What stands between the tags, without the line breaks next to them."""
 
 
 def final_part(text: str) -> str:
@@ -34,15 +34,22 @@ def final_part(text: str) -> str:
     return text.rpartition(THINK_END)[2]
 
 
-def only_tool_call(text: str) -> ToolCall | None:
-    """The tool call of a reply; None when it has none. Raises ToolCallError for more than one and for one that is not closed."""
+def only_tool_call(text: str, *, exact: bool = False) -> ToolCall | None:
+    """The tool call of a reply; None when it has none. Raises ToolCallError for more than one and for one that is not closed.
+
+    `exact` keeps the body as it is, but for one line break next to each tag, and takes a second closing tag for an error instead of
+    for a part of the text behind the call.
+    """
     reply = final_part(text)
     openings = list(_OPENING.finditer(reply))
     if not openings:
         return None
     if len(openings) > 1:
         raise ToolCallError(f"{len(openings)} tool calls instead of exactly one")
-    body, closing, _ = reply[openings[0].end() :].partition(_CLOSING)
+    body, closing, rest = reply[openings[0].end() :].partition(_CLOSING)
     if not closing:
         raise ToolCallError(f"the tool call is not closed: end it with {_CLOSING}")
-    return ToolCall(name=openings[0][1].strip(), body=body.removeprefix("\r").removeprefix("\n").rstrip())
+    if exact and _CLOSING in rest:
+        raise ToolCallError(f"{rest.count(_CLOSING) + 1} closing tags {_CLOSING} instead of exactly one")
+    body = body.removeprefix("\r\n") if body.startswith("\r\n") else body.removeprefix("\n")
+    return ToolCall(name=openings[0][1].strip(), body=body.removesuffix("\n") if exact else body.rstrip())
