@@ -6,8 +6,8 @@
             return StepResult(messages=(Message(role="user", content=action.content),), done=False)
 
 Built-in: `math` and the code kinds, most of them single-turn: what tells those apart is their grader. `math_python` has a tool,
-`code_attempts` shows the failures of public tests. Besides registered names there are those that installed distributions offer as
-entry points, and dotted paths, `package.module:Name`.
+`code_attempts` shows the failures of public tests, `swe` repairs repositories in containers. Besides registered names there are those
+that installed distributions offer as entry points, and dotted paths, `package.module:Name`.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from environments.records import Task
 from environments.shape import SHAPE, check_factory, check_object
 from environments.single_turn import SingleTurn
 from environments.sources.base import SourceFactory
+from environments.swe.agent import RepoAgent
 
 EnvironmentFactory = Callable[[Task], Environment]
 EnvironmentT = TypeVar("EnvironmentT", bound=EnvironmentFactory)
@@ -226,3 +227,4 @@ for _name in ("math", "code", "code_stdio", "code_puzzle", "code_class", "code_i
     environment(_name)(SingleTurn)
 environment("code_attempts")(CodeAttempts)
 environment("math_python")(MathPython)
+environment("swe")(RepoAgent)

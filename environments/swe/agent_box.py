@@ -1,0 +1,219 @@
+"""The container of one episode, seen from outside: it starts at the first call, and its driver (`inside/driver.py`) answers calls.
+
+Whatever the agent does in it ends in `BoxEnded`; what the engine does not do in a ContainerError.
+"""
+
+import asyncio
+import contextlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from environments.containers.base import Container, ContainerError, Containers, ContainerSpec, Exit
+from environments.records import Json
+
+_INSIDE = Path(__file__).with_name("inside")
+_MODULES = ("driver_files", "driver")
+_BOOT = """import json, os, sys, types
+def take(n):
+    data = b""
+    while len(data) < n:
+        data += os.read(0, n - len(data)) or sys.exit()
+    return data
+for name, source in json.loads(take(int(take(8)))):
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
+module.main()
+"""
+"""The driver comes over stdin, not as an argument: a listing of processes would show it to the agent."""
+_START_SECONDS = 120.0
+_GRACE_SECONDS = 30.0
+"""Over a call's own deadline."""
+_END_SECONDS = 10.0
+"""For the engine to say how a main process ended whose outputs are closed."""
+_LARGEST_HEADER = 1 << 16
+_KILLED = 137
+
+
+class BoxEnded(Exception):
+    """The container or its driver is gone, by the agent's doing; the text says how. All in it is lost."""
+
+
+class CallRefused(Exception):
+    """The driver could not do it; one line for the agent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """What a bash command came to."""
+
+    head: bytes
+    tail: bytes
+    dropped: int
+    """Bytes between the two."""
+    ended: str
+    """`done`, `timeout`, or `shell`: the shell itself ended."""
+    code: int | None
+    """Exit code of the command, or of the shell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentFiles:
+    """How the agent's work folder differs from the image's."""
+
+    tar: bytes
+    removed: tuple[bytes, ...]
+
+
+class AgentBox:
+    """A running container with its driver."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self._calls = 0
+
+    @classmethod
+    async def start(cls, containers: Containers, spec: ContainerSpec, files: AgentFiles) -> "AgentBox":
+        """Start a container and put the files there. Raises ContainerError, EngineUnavailable, ImageMissing."""
+        container = await containers.start(spec)
+        box = cls(container)
+        try:
+            await container.write(_driver())
+            removed = [path.decode("utf-8", "surrogateescape") for path in files.removed]
+            await box._ask("unpack", files.tar, seconds=_START_SECONDS, most=0, removed=removed)
+        except (BoxEnded, CallRefused) as error:
+            detail = container.errors().decode(errors="replace").strip()[-300:]
+            await container.remove()
+            raise ContainerError(f"the agent's container could not be prepared: {error} {detail}".strip()) from None
+        except BaseException:
+            await container.remove()
+            raise
+        return box
+
+    async def bash(self, command: str, *, seconds: float, keep: int) -> Shown:
+        """Run a command; at most `keep` bytes of its output are kept."""
+        if "\0" in command:
+            raise CallRefused("a command cannot hold a NUL character")
+        header, data = await self._ask(
+            "bash", command.encode(), seconds=seconds + _GRACE_SECONDS, most=keep, keep=keep, command_seconds=seconds
+        )
+        head, dropped = header.get("head"), header.get("dropped")
+        ended, code = header.get("ended"), header.get("code")
+        if not isinstance(head, int) or not isinstance(dropped, int) or ended not in ("done", "timeout", "shell"):
+            raise await self._lost("it did not answer as it must")
+        return Shown(
+            head=data[: max(head, 0)],
+            tail=data[max(head, 0) :],
+            dropped=max(dropped, 0),
+            ended=str(ended),
+            code=code if isinstance(code, int) else None,
+        )
+
+    async def edit(self, path: str, *, search: str, replace: str, around: int) -> bytes:
+        """Replace a text that stands once in a file. Raises CallRefused."""
+        cut = search.encode()
+        _, data = await self._ask(
+            "edit", cut + replace.encode(), seconds=_GRACE_SECONDS, most=1 << 26, path=path, search=len(cut), around=around
+        )
+        return data
+
+    async def create(self, path: str, content: str) -> bytes:
+        """Write a new file. Raises CallRefused."""
+        _, data = await self._ask("create", content.encode(), seconds=_GRACE_SECONDS, most=1 << 16, path=path)
+        return data
+
+    async def read(self, path: str, *, most: int) -> bytes:
+        """A file of at most `most` bytes. Raises CallRefused."""
+        _, data = await self._ask("read", b"", seconds=_GRACE_SECONDS, most=most, path=path, size=most)
+        return data
+
+    async def stop_programs(self) -> None:
+        """End all that runs in it but the driver."""
+        await self._ask("end", b"", seconds=_GRACE_SECONDS, most=0)
+
+    async def close(self) -> None:
+        """Remove the container."""
+        await self.container.remove()
+
+    async def _ask(self, op: str, data: bytes, *, seconds: float, most: int, **fields: Json) -> tuple[Mapping[str, Json], bytes]:
+        """The driver's answer, whose data is at most `most` bytes. Raises BoxEnded, CallRefused, ContainerError."""
+        self._calls += 1
+        request = json.dumps({"op": op, "id": self._calls, **fields}).encode()
+        try:
+            async with asyncio.timeout(seconds):
+                try:
+                    await self.container.write(struct.pack(">II", len(request), len(data)) + request + data)
+                    header, answer = await self._answer(most)
+                except ContainerError:
+                    raise _Gone from None
+        except TimeoutError:
+            raise await self._lost("it did not answer in time") from None
+        except _Gone:
+            raise await self._lost("its main process does not answer") from None
+        if header.get("id") != self._calls:
+            raise await self._lost("it did not answer as it must")
+        if "error" in header:
+            raise CallRefused(" ".join(str(header["error"])[:2000].split("\n")))
+        return header, answer
+
+    async def _answer(self, most: int) -> tuple[Mapping[str, Json], bytes]:
+        size, data_size = struct.unpack(">II", await self._exactly(8))
+        if size > _LARGEST_HEADER or data_size > most:
+            raise _Gone
+        try:
+            header = json.loads(await self._exactly(size))
+        except (ValueError, RecursionError):
+            raise _Gone from None
+        if not isinstance(header, dict):
+            raise _Gone
+        return header, await self._exactly(data_size)
+
+    async def _exactly(self, size: int) -> bytes:
+        parts = []
+        while size > 0:
+            part = await self.container.read(min(size, 1 << 20))
+            if not part:
+                raise _Gone
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    async def _lost(self, what: str) -> BoxEnded:
+        """The reason, by what the engine says of the main process; removes the container. Raises ContainerError when the engine is at
+        fault."""
+        ended: Exit | None = None
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_END_SECONDS):
+                    ended = await self.container.wait()
+        finally:
+            await self.container.remove()
+        if ended is None:
+            return BoxEnded(what)
+        if ended.code != _KILLED:
+            last = self.container.errors().decode(errors="replace").strip().rpartition("\n")[2][:200]
+            return BoxEnded(f"its main process ended with exit code {ended.code}" + (f" ({last})" if last else ""))
+        if not ended.out_of_memory:
+            # Nothing in a container can kill its init but the kernel when memory runs out: somebody outside did.
+            raise ContainerError("the agent's container was killed from outside")
+        return BoxEnded("out of memory")
+
+
+class _Gone(Exception):
+    """No answer is to come, or none that can be read."""
+
+
+@cache
+def _driver() -> bytes:
+    """What a container's main process reads first."""
+    modules = [(f"environments.swe.inside.{name}", (_INSIDE / f"{name}.py").read_text()) for name in _MODULES]
+    text = json.dumps(modules).encode()
+    return b"%8d" % len(text) + text
+
+
+def driver_command(work_dir: str) -> tuple[str, ...]:
+    """Main process of an agent's container."""
+    return ("python3", "-I", "-S", "-c", _BOOT, work_dir)
