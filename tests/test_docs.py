@@ -94,6 +94,8 @@ NOT_RUN = {
     "make test": "runs these tests; .ci/run calls it",
     "rl swe image pypi:toolz==1.2.0": "tests/test_swe_images.py makes images without a network",
     "rl swe image path/to/repository --requirements test-needs.txt --runs 5 --json": "tests/test_swe_images.py makes images",
+    "rl swe run swe/tasks/calc-1 --actions actions.json": "needs an engine; tests/test_swe_run.py plays and grades such calls",
+    "rl swe script swe/tasks --policy oracle --out oracle.json": "needs tasks; tests/test_swe_run.py writes scripts",
     "source .venv/bin/activate": "only puts rl on the path; the tests call the rl next to their interpreter",
 }
 
