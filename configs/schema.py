@@ -375,7 +375,8 @@ class WarmStartConfig(Checked):
     learning_rate: float = bounded(1e-3, above=0.0)
     warmup_steps: int = bounded(20, low=0)
     n_examples: int = bounded(4096, low=1)
-    """Problems drawn from the training split of the configured tasks; each needs a reference solution text."""
+    """Problems drawn from the training split of the configured tasks; each needs a reference solution text, or the replies of an
+    episode, which are played and graded first."""
 
 
 @dataclass(frozen=True, kw_only=True)

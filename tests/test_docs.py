@@ -39,6 +39,7 @@ from rl.graders import check_rewards
 from rl.log.query import RunLog
 from rl.loss import _RECIPES
 from tests.ring import DEADLINE, ROOT, make_tiny_model, metrics
+from tests.test_swe_source import make_folder
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -84,6 +85,8 @@ ANSWERED = {
 }
 """Run for real, and what they print."""
 NOT_RUN = {
+    "rl train configs/swe_mutate.yaml": "tests/test_swe_ring.py trains on smaller tasks",
+    "rl eval configs/swe_mutate.yaml generator.engine=scripted generator.script=oracle.json": "tests/test_swe_ring.py plays scripts",
     "rl env new my_sums": "the workspace is made with it",
     "rl swe mutate swe/images/toolz.json --tasks 40 --seed 0": "tests/test_swe_factory.py makes tasks of a smaller repository",
     "rl swe rates mine swe/tasks": "tests/test_swe_factory.py",
@@ -184,6 +187,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(fence.text)
     make_tiny_model(folder / "models" / "my-model")
+    make_folder(folder / "swe" / "tasks")
     rl("env", "new", "my_sums", cwd=folder)
     return folder
 
