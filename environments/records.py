@@ -43,6 +43,8 @@ class Message:
     content: str
     name: str | None = None
     """Tool name for role `tool`."""
+    exit_code: int | None = None
+    """For role `tool`: of the program that was run, where the tool tells one. The policy does not see it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,7 @@ from environments.code_attempts import CodeAttempts
 from environments.lookup import entry_point_names, is_dotted, load_dotted, load_entry_point, unknown
 from environments.math_python import MathPython
 from environments.protocol import Environment
+from environments.provenance import code_version
 from environments.records import Task
 from environments.shape import SHAPE, check_factory, check_object
 from environments.single_turn import SingleTurn
@@ -148,6 +149,11 @@ def check_environment(name: str) -> None:
 def environment_factory(name: str) -> EnvironmentFactory:
     """What makes environments of that name. Raises ValueError as `check_environment`."""
     return _environments.find(name)
+
+
+def environment_version(name: str) -> str:
+    """Which code plays an environment, as `environments.provenance.code_version`. Raises ValueError as `check_environment`."""
+    return code_version(_environments.find(name))
 
 
 def try_environment(task: Task) -> None:

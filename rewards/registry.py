@@ -8,6 +8,7 @@ What `tasks.*.reward` may say: a registered name, a name that an installed distr
 from collections.abc import Callable
 from typing import TypeVar
 
+from environments.provenance import source_hash
 from environments.registry import Registry
 from rewards.code import CodeAttemptsGrader, CodeClassGrader, CodeGrader, CodeInputGrader, CodePuzzleGrader, CodeStdioGrader
 from rewards.code_output import CodeOutputGrader
@@ -22,6 +23,7 @@ from rewards.trl_named import PREFIX, TrlNamedGrader
 
 REWARD_GROUP = "codeworld_rl.rewards"
 """Entry-point group of installed distributions."""
+_TRL = "trl.rewards"
 Factory = TypeVar("Factory", bound=GraderFactory)
 Reward = TypeVar("Reward", bound=Callable[..., object])
 
@@ -63,6 +65,13 @@ def make_grader(spec: str) -> Grader:
     if len(terms) == 1 and terms[0].weight == 1.0:
         return graders[0]
     return MixGrader(terms, graders)
+
+
+def grader_hash(spec: str) -> str:
+    """16 hexadecimal digits over a reward's name and the source of what it names. Raises ValueError as `make_grader`."""
+    names = [term.name for term in parse_mix(spec)]
+    modules = [_TRL if name.startswith(PREFIX) else str(getattr(_graders.find(name), "__module__", "")) for name in names]
+    return source_hash(*modules, name=spec)
 
 
 def known_graders() -> tuple[str, ...]:

@@ -40,6 +40,8 @@ class Score:
     parts: Mapping[str, ScorePart] = field(default_factory=dict)
     reason: str = ""
     """One line for a person: what was expected to be there and what was found."""
+    log: str = ""
+    """Everything that the tests printed, for people; the rollout log keeps it as a blob."""
 
     def __post_init__(self) -> None:
         graded = self.status in (ScoreStatus.OK, ScoreStatus.POLICY_FAIL)

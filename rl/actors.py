@@ -149,16 +149,27 @@ class RolloutActor:
         from environments.containers.make import use_containers
         from environments.registry import load_plugins
         from environments.sandbox.make import use_sandbox
+        from rl.log.tables import Provenance
         from rl.log.writer import RolloutWriter
-        from rl.prompt import Renderer, load_tokenizer
+        from rl.prompt import Renderer, load_tokenizer, tokenizer_hashes
         from rl.rollout import RolloutWorker
 
         config = context.config
         load_plugins(config.run.plugins)
         use_sandbox(config.sandbox)
         use_containers(config.containers)
+        tokenizer_hash, template_hash = tokenizer_hashes(context.model_path)
         self._writer = RolloutWriter(
-            context.run_dir, run_id=context.run_id, attempt=context.attempt, writer=writer, tokens=config.log.tokens
+            context.run_dir,
+            run_id=context.run_id,
+            attempt=context.attempt,
+            writer=writer,
+            tokens=config.log.tokens,
+            provenance=Provenance(
+                tokenizer_hash=tokenizer_hash,
+                template_hash=template_hash,
+                logprob_kind="none" if config.generator.engine == "scripted" else "raw",
+            ),
         )
         self._worker = RolloutWorker(
             config,

@@ -7,7 +7,7 @@ from configs.schema import TaskConfig
 from environments.records import Problem
 from environments.sources.mixture import Mixture
 from rewards.needs import FieldMissing, check_needs
-from rewards.registry import make_grader
+from rewards.registry import grader_hash, make_grader
 from rewards.score import Grader
 
 
@@ -18,14 +18,26 @@ class Graders:
         """`tasks` is the configuration's: a problem's source says what `reward` its task source asks for."""
         self._tasks = tasks
         self._graders: dict[str, Grader] = {}
+        self._hashes: dict[str, str] = {}
+
+    def spec(self, problem: Problem) -> str:
+        """`tasks.<source>.reward`, else the name of the problem's environment."""
+        task = self._tasks.get(problem.source)
+        return task.reward if task is not None and task.reward is not None else problem.task.env
 
     def of(self, problem: Problem) -> Grader:
-        """The grader of `tasks.<source>.reward`, else the one that is called like the problem's environment."""
-        task = self._tasks.get(problem.source)
-        spec = task.reward if task is not None and task.reward is not None else problem.task.env
+        """The grader of the problem's `spec`."""
+        spec = self.spec(problem)
         if spec not in self._graders:
             self._graders[spec] = make_grader(spec)
         return self._graders[spec]
+
+    def hash(self, problem: Problem) -> str:
+        """Of the reward's name and source."""
+        spec = self.spec(problem)
+        if spec not in self._hashes:
+            self._hashes[spec] = grader_hash(spec)
+        return self._hashes[spec]
 
     async def close(self) -> None:
         """Close them all."""

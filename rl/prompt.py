@@ -5,6 +5,7 @@ Imports neither torch nor transformers, so that a rollout worker stays small: th
 the policy sampled are never made again from text; `render_continuation` only gives the ids that follow them.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -145,9 +146,8 @@ def load_tokenizer(path: str | Path) -> ChatTokenizer:
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"model.path {folder}: no tokenizer.json in it; save the model's fast tokenizer beside its weights")
     settings = _json(folder / "tokenizer_config.json")
-    template_file = folder / "chat_template.jinja"
-    template = template_file.read_text(encoding="utf-8") if template_file.is_file() else settings.get("chat_template")
-    if not isinstance(template, str):
+    template = _chat_template(folder)
+    if template is None:
         raise ValueError(
             f"model.path {folder}: its tokenizer has no chat template; add chat_template.jinja, or use an instruction-tuned model"
         )
@@ -163,6 +163,14 @@ def load_tokenizer(path: str | Path) -> ChatTokenizer:
     return ChatTokenizer(backend, template=template, special_texts=special_texts, end_ids=checkpoint_end_ids(folder))
 
 
+def tokenizer_hashes(path: str | Path) -> tuple[str, str]:
+    """16 hexadecimal digits each of a checkpoint's tokenizer and of its chat template."""
+    folder = Path(path)
+    contents = (folder / "tokenizer.json").read_bytes(), (_chat_template(folder) or "").encode()
+    tokenizer, template = (hashlib.sha256(content).hexdigest()[:16] for content in contents)
+    return tokenizer, template
+
+
 def checkpoint_end_ids(folder: Path) -> tuple[int, ...]:
     """End tokens that a checkpoint lists in generation_config.json and config.json (CWM lists three), ascending."""
     ids: set[int] = set()
@@ -170,6 +178,12 @@ def checkpoint_end_ids(folder: Path) -> tuple[int, ...]:
         listed = _json(folder / name).get("eos_token_id")
         ids.update(listed if isinstance(listed, list) else [] if listed is None else [listed])
     return tuple(sorted(ids))
+
+
+def _chat_template(folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else _json(folder / "tokenizer_config.json").get("chat_template")
+    return template if isinstance(template, str) else None
 
 
 def _json(file: Path) -> dict[str, Any]:

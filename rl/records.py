@@ -131,6 +131,14 @@ class RolloutGroup:
     dispatch_version: int
     """Policy version when the group was started."""
     rollouts: tuple[Rollout, ...]
+    sampling: Sampling | None = None
+    """How its tokens were drawn; None when nobody knows any more."""
+    env_version: str = ""
+    """Of the code that played the episodes (`environments.provenance`)."""
+    scorer: str = ""
+    """What graded: the reward, as the configuration names it."""
+    scorer_hash: str = ""
+    """Of the reward's name and source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

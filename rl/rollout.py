@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from configs.schema import Config
 from environments.protocol import Budgeted, Environment
 from environments.records import Budget, Episode, Json, Message, Problem, StopReason
-from environments.registry import make_environment
+from environments.registry import environment_version, make_environment
 from rewards.score import Score, ScoreStatus
 from rl.graders import Graders
 from rl.prompt import PrefixBroken, Renderer
@@ -112,6 +113,7 @@ class RolloutWorker:
         self._generators = generators
         self._write_group = write_group
         self._graders = Graders(config.tasks)
+        self._env_version = cache(environment_version)
 
     async def run_group(self, job: GroupJob) -> GroupOutcome:
         """Collect all samples of a job, write them to the log and return them."""
@@ -138,6 +140,10 @@ class RolloutWorker:
             split=job.split,
             dispatch_version=job.dispatch_version,
             rollouts=tuple(rollouts[i] for i in range(job.n_samples)),
+            sampling=job.sampling,
+            env_version=self._env_version(job.problem.task.env),
+            scorer=self._graders.spec(job.problem),
+            scorer_hash=self._graders.hash(job.problem),
         )
         self._write_group(group)
         return GroupOutcome(job=job, group=group)

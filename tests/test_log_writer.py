@@ -15,10 +15,11 @@ import pytest
 
 from environments.records import Message
 from rewards.score import Score, ScoreStatus
+from rl.log.manifest import read_manifests
 from rl.log.metrics import EvalMetrics, MetricsWriter, read_metrics, summarize_step, wilson_interval
 from rl.log.query import RunLog
 from rl.log.runs import RunPaths, find_run, prepare_run
-from rl.log.storage import LogWriteError, read_manifests
+from rl.log.storage import LogWriteError
 from rl.log.writer import LearnerWriter, RolloutWriter
 from tests.log_fakes import make_group, make_metrics, make_rollout, make_sample, make_stats, make_turn
 

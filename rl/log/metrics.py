@@ -10,12 +10,13 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rewards.score import ScoreStatus
+from rl.log.manifest import WriterHealth
 from rl.log.storage import LogWriteError, explain, write_all
 from rl.records import RolloutGroup, StepStats, TrainSample
 
@@ -67,6 +68,10 @@ class StepMetrics:
     """Groups of the batch without any trained sample (zero variance)."""
     weights_checksum: str = ""
     """Of the weights that were published after the step: the same in two runs that computed the same."""
+    log_waits: int = 0
+    """Times since the previous step that something waited for the log's disk."""
+    log_dropped: Mapping[str, int] = field(default_factory=dict)
+    """Optional records since the previous step that were left out of the log, by dataset."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,12 +113,23 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RunFlag:
+    """A flag on the run as a whole."""
+
+    name: str
+    step: int
+    time: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Metrics:
     """What `metrics.jsonl` says once superseded lines are gone; steps in order."""
 
     steps: tuple[StepMetrics, ...] = ()
     evals: tuple[EvalMetrics, ...] = ()
     attempts: tuple[Attempt, ...] = ()
+    flags: tuple[RunFlag, ...] = ()
 
 
 def ungraded_text(ungraded: int, *, infra: int, ungradable: int) -> str:
@@ -143,8 +159,12 @@ def summarize_step(
     phases: Mapping[str, float],
     drops: Mapping[str, int],
     weights_checksum: str = "",
+    log: WriterHealth | None = None,
 ) -> StepMetrics:
-    """Metrics of training step `step` (1-based). `stats` is one rank's (they are reduced); None when nothing was trained."""
+    """Metrics of training step `step` (1-based). `stats` is one rank's (they are reduced); None when nothing was trained.
+
+    `log` counts what the writers of the log have waited for and dropped since the previous step.
+    """
     rollouts = [(group.problem.source, rollout) for group in groups for rollout in group.rollouts]
     graded = [(source, rollout.score) for source, rollout in rollouts if rollout.score.reward is not None]
     passes: dict[str, list[bool]] = {}
@@ -176,6 +196,8 @@ def summarize_step(
         groups_trained=n_trained_groups,
         groups_skipped=len(groups) - n_trained_groups,
         weights_checksum=weights_checksum,
+        log_waits=log.waits if log else 0,
+        log_dropped=dict(log.dropped) if log else {},
     )
 
 
@@ -203,6 +225,10 @@ class MetricsWriter:
         low, high = metrics.interval
         self._append("eval", {**asdict(metrics), "pass_rate": metrics.pass_rate, "low": low, "high": high})
 
+    def flagged(self, flag: RunFlag) -> None:
+        """Append a flag on the run."""
+        self._append("flag", asdict(flag))
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
@@ -229,22 +255,27 @@ def read_metrics(path: Path) -> Metrics:
     steps: dict[int, StepMetrics] = {}
     evals: dict[tuple[int, str, str], EvalMetrics] = {}
     attempts: list[Attempt] = []
+    flags: list[RunFlag] = []
     for kind, record in _lines(path):
         if kind == "attempt":
             attempt = _record(Attempt, record)
             attempts.append(attempt)
             steps = {step: line for step, line in steps.items() if step <= attempt.restored_step}
             evals = {key: line for key, line in evals.items() if key[0] <= attempt.restored_step}
+            flags = [flag for flag in flags if flag.step <= attempt.restored_step]
         elif kind == "step":
             metrics = _record(StepMetrics, record)
             steps[metrics.step] = metrics
         elif kind == "eval":
             result = _record(EvalMetrics, record)
             evals[result.step, result.split, result.source] = result
+        elif kind == "flag":
+            flags.append(_record(RunFlag, record))
     return Metrics(
         steps=tuple(steps[step] for step in sorted(steps)),
         evals=tuple(evals[key] for key in sorted(evals)),
         attempts=tuple(attempts),
+        flags=tuple(flags),
     )
 
 

@@ -1,12 +1,15 @@
 """SQL over a run's log: DuckDB views of what is sealed, and nothing else.
 
-The only file that imports duckdb. A query sees the views `rollouts`, `turns`, `tokens`, `learner`, `metrics`, `evals`
-and `attempts`; rows that a later attempt superseded are gone. It may be whatever the user (or a page) typed: only one
-SELECT is accepted, it can open no file but the sealed parts, and the settings are locked.
+The only file that imports duckdb. A query sees a view for each dataset (`rollouts`, `turns`, `tokens`, `learner`, `scores`, `spans`),
+the tables `metrics`, `evals`, `attempts`, `run_flags` and `writers`, and the named views of `rl.log.views`; rows that a later attempt
+superseded are gone. It may be whatever the user (or a page) typed: only one SELECT is accepted, it can open no file but the sealed
+parts, and the settings are locked.
 """
 
+import contextlib
 import datetime
 import decimal
+import fcntl
 import json
 import math
 import os
@@ -24,11 +27,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rl.log.metrics import read_metrics
+from rl.log.blobs import read_blob
+from rl.log.manifest import Part, Parts, read_manifests
+from rl.log.metrics import Metrics, read_metrics
 from rl.log.runs import RunPaths, find_run
-from rl.log.schema import ATTEMPTS, DATASETS, EVALS, METRICS, PARTITION
-from rl.log.storage import read_manifests
+from rl.log.schema import ATTEMPTS, DATASETS, EVALS, METRICS, RUN_FLAGS, WRITERS
+from rl.log.sources import dataset_sql, empty, quoted, superseded_sql
 from rl.log.text import shorten, visible
+from rl.log.views import VIEWS
 
 _MEMORY = "4GB"
 """A query must not push a training run on the same machine out of memory."""
@@ -51,22 +57,37 @@ class Result:
 
 
 class RunLog:
-    """An open view of a run's log, of the moment it was opened; a live run may be read at any time."""
+    """An open view of a run's log, of the moment it was opened; a live run may be read at any time.
+
+    While it is open a compaction leaves the files alone that it replaced.
+    """
 
     def __init__(self, root: Path) -> None:
         paths = RunPaths(root=root)
+        self._folder = paths.log
+        self._hold = _hold(paths.log)
         parts = read_manifests(paths.log)
         self.problems = parts.problems
         """One sentence for each part that is listed but damaged or gone; its rows are missing from the views."""
-        self._repeated = parts.repeated and any(part.dataset == "rollouts" for part in parts.sealed)
-        files: dict[str, list[str]] = {name: [] for name in DATASETS}
-        for part in parts.sealed:
-            files[part.dataset].append(str(part.path.resolve()))
+        self.retired = parts.retired
+        """Parts that retention gave up; their rows are missing from the views."""
         self._connection = duckdb.connect(":memory:", config={"memory_limit": _MEMORY, "temp_directory": ""})
-        self._load_metrics(paths.metrics)
+        self._connection.execute("SET parquet_metadata_cache = true")
+        metrics = read_metrics(paths.metrics)
+        self._load_metrics(metrics)
+        self._load_writers(parts)
+        repeated = parts.repeated and any(part.dataset == "rollouts" for part in parts.sealed)
+        if repeated:
+            self._connection.execute(f"CREATE TABLE superseded AS {superseded_sql(parts.sealed, describe=self._describe)}")
         for name, schema in DATASETS.items():
-            self._create_view(name, schema, files[name])
-        self._lock([path for paths_of in files.values() for path in paths_of])
+            self._create_view(name, schema, parts.sealed, repeated=repeated, metrics=metrics)
+        for name, view in VIEWS.items():
+            self._connection.execute(f"CREATE VIEW {name} AS {view.sql}")
+        self._lock([str(part.path.resolve()) for part in parts.sealed])
+
+    def blob(self, reference: str) -> bytes:
+        """The text behind a `stdout_ref` or `log_ref`. Raises ValueError for one that is unknown or damaged."""
+        return read_blob(self._folder, reference)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> Result:
         """Run one SELECT. Raises QueryError."""
@@ -81,8 +102,9 @@ class RunLog:
             raise QueryError(str(error).strip()) from error
 
     def close(self) -> None:
-        """Free the connection."""
+        """Free the connection, and the files for a compaction."""
         self._connection.close()
+        self._hold.close()
 
     def __enter__(self) -> Self:
         return self
@@ -97,41 +119,48 @@ class RunLog:
         except duckdb.Error as error:
             raise QueryError(str(error).strip()) from error
 
-    def _load_metrics(self, path: Path) -> None:
-        metrics = read_metrics(path)
-        steps = [
-            {**asdict(m), "pass_rate": list(m.pass_rate.items()), "phases": list(m.phases.items()), "drops": list(m.drops.items())}
-            for m in metrics.steps
-        ]
+    def _load_metrics(self, metrics: Metrics) -> None:
+        maps = ("pass_rate", "phases", "drops", "log_dropped")
+        steps = [{**asdict(m), **{name: list(getattr(m, name).items()) for name in maps}} for m in metrics.steps]
         evals = [{**asdict(e), "pass_rate": e.pass_rate, "low": e.interval[0], "high": e.interval[1]} for e in metrics.evals]
         self._create_table("metrics", pa.Table.from_pylist(steps, schema=METRICS))
         self._create_table("evals", pa.Table.from_pylist(evals, schema=EVALS))
         self._create_table("attempts", pa.Table.from_pylist([asdict(a) for a in metrics.attempts], schema=ATTEMPTS))
+        self._create_table("run_flags", pa.Table.from_pylist([asdict(flag) for flag in metrics.flags], schema=RUN_FLAGS))
+
+    def _load_writers(self, parts: Parts) -> None:
+        rows = [
+            {
+                "writer": writer,
+                "waits": health.waits,
+                "wait_seconds": health.wait_seconds,
+                "dropped": list(health.dropped.items()),
+                "flag_errors": list(health.flag_errors.items()),
+            }
+            for writer, health in parts.health.items()
+        ]
+        self._create_table("writers", pa.Table.from_pylist(rows, schema=WRITERS))
 
     def _create_table(self, name: str, table: pa.Table) -> None:
         self._connection.register("incoming", table)
         self._connection.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
         self._connection.unregister("incoming")
 
-    def _create_view(self, name: str, schema: pa.Schema, files: Sequence[str]) -> None:
+    def _create_view(self, name: str, schema: pa.Schema, parts: Sequence[Part], *, repeated: bool, metrics: Metrics) -> None:
         """A view over the sealed parts of one dataset, without the rows that a later attempt did again."""
-        if not files:
-            self._create_table(name, _empty(schema))
-            return
-        listed = ", ".join(_quoted(path) for path in files)
-        source = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = true, hive_types = {{'{PARTITION}': BIGINT}})"
-        if name == "learner":
-            stale = "SELECT 1 FROM attempts a WHERE a.attempt > r.attempt AND a.restored_step < r.train_step"
-            self._connection.execute(f"CREATE VIEW learner AS SELECT * FROM {source} r WHERE NOT EXISTS ({stale})")
-            return
-        if name == "rollouts" and self._repeated:
-            self._connection.execute(f"CREATE TABLE superseded AS {_superseded(source)}")
-        where = " WHERE (rollout_id, attempt, logged) NOT IN (FROM superseded)" if self._repeated else ""
-        self._connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}{where}")
+        self._create_table(name, empty(schema))
+        types = {str(row[0]): str(row[1]) for row in self._connection.execute(f"DESCRIBE {name}").fetchall()}
+        sql = dataset_sql(name, parts, types=types, describe=self._describe, repeated=repeated, attempts=metrics.attempts)
+        if sql is not None:
+            self._connection.execute(f"DROP TABLE {name}")
+            self._connection.execute(f"CREATE VIEW {name} AS {sql}")
+
+    def _describe(self, source: str) -> Sequence[str]:
+        return [str(row[0]) for row in self._connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
 
     def _lock(self, files: Sequence[str]) -> None:
         """From here on only the sealed parts can be opened, and no setting can be changed."""
-        self._connection.execute(f"SET allowed_paths = [{', '.join(_quoted(path) for path in files)}]")
+        self._connection.execute(f"SET allowed_paths = [{', '.join(quoted(path) for path in files)}]")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
 
@@ -219,19 +248,11 @@ def _cell(value: Any) -> str:
     return shorten(visible(value if isinstance(value, str) else str(value), one_line=True), _CELL_CHARS)
 
 
-def _superseded(source: str) -> str:
-    """Rows of `rollouts` that the same rollout of a later attempt, or a later one of the same attempt, replaces."""
-    repeated = f"SELECT rollout_id FROM {source} GROUP BY rollout_id HAVING count(*) > 1"
-    rank = "row_number() OVER (PARTITION BY rollout_id ORDER BY attempt DESC, logged DESC)"
-    return f"SELECT rollout_id, attempt, logged FROM {source} WHERE rollout_id IN ({repeated}) QUALIFY {rank} > 1"
-
-
-def _empty(schema: pa.Schema) -> pa.Table:
-    """No rows, the types that DuckDB reads from Parquet (it has no 16-bit float), the partition's column last."""
-    half = pa.list_(pa.float16())
-    fields = [field.with_type(pa.list_(pa.float32())) if field.type == half else field for field in schema]
-    return pa.schema([*fields, pa.field(PARTITION, pa.int64())]).empty_table()
-
-
-def _quoted(path: str) -> str:
-    return "'" + path.replace("'", "''") + "'"
+def _hold(folder: Path) -> contextlib.ExitStack:
+    """Keeps the log's files from being deleted until it is closed; nothing where there is no log, or no lock can be had."""
+    held = contextlib.ExitStack()
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held.callback(os.close, fd)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+    return held

@@ -6,7 +6,6 @@ manifest line never made it, or a torn last line are invisible.
 """
 
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -19,9 +18,12 @@ import pyarrow.parquet as pq
 
 from rl.durable import sync
 from rl.errors import RunFailed
-from rl.log.schema import BYTE_STREAM_SPLIT, DATASETS, PARTITION
+from rl.log.manifest import Entry, Part, WriterHealth, encode
+from rl.log.schema import BYTE_STREAM_SPLIT, COMPACTED, PARTITION, SCHEMA_KEY, SCHEMA_VERSION
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_ROW_GROUP = 122_880
+"""Rows; DuckDB's own size, in which it prunes and spreads over threads."""
 
 
 class LogWriteError(RunFailed):
@@ -34,28 +36,10 @@ class Piece:
 
     dataset: str
     dispatch_version: int
+    """-1 with `dispatch_version` as a column of the table: the part is a compacted one."""
     table: pa.Table
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """One sealed part, as its manifest lists it."""
-
-    dataset: str
-    path: Path
-    n_bytes: int
-    n_rows: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """What a reader may open."""
-
-    sealed: tuple[Part, ...]
-    problems: tuple[str, ...]
-    """One sentence for each listed part that is missing or has another size than the manifest says."""
-    repeated: bool
-    """Whether some group was written more than once: by two attempts, or by a worker that died before it delivered."""
+    versions: tuple[int, int] | None = None
+    """First and last dispatch version of a compacted part."""
 
 
 class PartWriter:
@@ -67,6 +51,7 @@ class PartWriter:
         self._tag = f"{writer}-a{attempt}-{secrets.token_hex(3)}"
         self._sequence = 0
         self._synced: set[Path] = set()
+        self._health: WriterHealth | None = None
         self._manifest = folder / f"manifest-{self._tag}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,35 +60,57 @@ class PartWriter:
         except OSError as error:
             raise LogWriteError(explain(error, self._manifest)) from error
 
-    def seal(self, pieces: Sequence[Piece], *, groups: Sequence[str] = ()) -> None:
-        """Write all pieces; they become visible together. `groups` are the ids of the rollout groups in them."""
-        if not pieces:
-            return
+    def seal(
+        self,
+        pieces: Sequence[Piece],
+        *,
+        groups: Sequence[str] = (),
+        supersedes: Sequence[Part] = (),
+        retired: Sequence[Part] = (),
+        health: WriterHealth | None = None,
+    ) -> tuple[Part, ...]:
+        """Write all pieces; they become visible together, and in the same moment `supersedes` and `retired` invisible.
+
+        `groups` are the ids of the rollout groups in the pieces, `health` the writer's counts so far.
+        """
+        if not pieces and not retired and health in (self._health, None):
+            return ()
         written: list[Path] = []
         self._sequence += 1
         path = self._manifest
         try:
             parts = []
-            for piece in pieces:
-                path = self._path(piece)
+            for index, piece in enumerate(pieces):
+                path = self._path(piece, index)
                 written.append(path)
                 parts.append(_write_part(piece, path))
             self._sync_folders({part.path.parent for part in parts})
             path = self._manifest
-            self._append(parts, groups)
+            self._append(
+                Entry(
+                    parts=tuple(parts),
+                    groups=tuple(groups),
+                    supersedes=tuple(str(part.path.relative_to(self._folder)) for part in supersedes),
+                    retired=tuple(str(part.path.relative_to(self._folder)) for part in retired),
+                    health=health if health != self._health else None,
+                )
+            )
+            self._health = health or self._health
         except OSError as error:
             for leftover in written:
                 leftover.unlink(missing_ok=True)
                 _temporary(leftover).unlink(missing_ok=True)
             raise LogWriteError(explain(error, path)) from error
+        return tuple(parts)
 
     def close(self) -> None:
         """Close the manifest."""
         os.close(self._fd)
 
-    def _path(self, piece: Piece) -> Path:
-        partition = f"{PARTITION}={piece.dispatch_version}"
-        return self._folder / piece.dataset / partition / f"part-{self._tag}-{self._sequence:06d}.parquet"
+    def _path(self, piece: Piece, index: int) -> Path:
+        """One piece of a call may be for each dataset and version, any number of compacted ones."""
+        partition, unique = (f"{PARTITION}={piece.dispatch_version}", "") if piece.versions is None else (COMPACTED, f"-{index}")
+        return self._folder / piece.dataset / partition / f"part-{self._tag}-{self._sequence:06d}{unique}.parquet"
 
     def _sync_folders(self, partitions: set[Path]) -> None:
         """Make the renames durable; a partition seen for the first time may itself be new to the folders above it."""
@@ -114,37 +121,14 @@ class PartWriter:
                 sync(self._folder)
                 self._synced.add(folder)
 
-    def _append(self, parts: Sequence[Part], groups: Sequence[str]) -> None:
-        entries = [
-            {"dataset": part.dataset, "path": str(part.path.relative_to(self._folder)), "bytes": part.n_bytes, "rows": part.n_rows}
-            for part in parts
-        ]
+    def _append(self, entry: Entry) -> None:
         before = os.fstat(self._fd).st_size
         try:
-            write_all(self._fd, json.dumps({"parts": entries, "groups": list(groups)}).encode() + b"\n")
+            write_all(self._fd, encode(entry, self._folder))
             os.fsync(self._fd)
         except OSError:
             os.ftruncate(self._fd, before)
             raise
-
-
-def read_manifests(folder: Path) -> Parts:
-    """All sealed parts of a run's `log` folder, in a stable order."""
-    sealed: list[Part] = []
-    problems: list[str] = []
-    groups: list[str] = []
-    for manifest in sorted(folder.glob("manifest-*.jsonl")):
-        for line in manifest.read_bytes().split(b"\n"):
-            parts, named = _parse(line, folder)
-            groups += named
-            for part in parts:
-                size = part.path.stat().st_size if part.path.is_file() else None
-                if size == part.n_bytes:
-                    sealed.append(part)
-                else:
-                    found = "is missing" if size is None else f"has {size} bytes"
-                    problems.append(f"{part.path} {found}; its manifest says {part.n_bytes} bytes")
-    return Parts(sealed=tuple(sealed), problems=tuple(problems), repeated=len(set(groups)) < len(groups))
 
 
 def explain(error: OSError, path: Path) -> str:
@@ -166,27 +150,13 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _parse(line: bytes, folder: Path) -> tuple[list[Part], list[str]]:
-    """Parts and group ids of one manifest line; nothing of a line that is torn or points out of the folder."""
-    try:
-        record = json.loads(line)
-        entries, groups = record["parts"], [str(group) for group in record["groups"]]
-        parts = [
-            Part(dataset=str(e["dataset"]), path=folder / str(e["path"]), n_bytes=int(e["bytes"]), n_rows=int(e["rows"])) for e in entries
-        ]
-    except (ValueError, KeyError, TypeError):
-        return [], []  # torn by a kill, or being written right now
-    inside = all(part.dataset in DATASETS and ".." not in part.path.parts and part.path.is_relative_to(folder) for part in parts)
-    return (parts, groups) if inside else ([], [])
+def write_file(path: Path, data: bytes, *, unique: str = "") -> None:
+    """Write a file whole: temporary, synced, renamed. Its folder's entry is not synced.
 
-
-def _write_part(piece: Piece, path: Path) -> Part:
-    split = BYTE_STREAM_SPLIT.get(piece.dataset, ())
-    buffer = pa.BufferOutputStream()
-    pq.write_table(piece.table, buffer, compression="zstd", use_dictionary=_dictionary_columns(piece), use_byte_stream_split=list(split))
-    data = buffer.getvalue()
+    `unique` keeps writers apart that may write the same file at the same time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = _temporary(path.with_name(path.name + unique))
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         write_all(fd, data)
@@ -194,7 +164,29 @@ def _write_part(piece: Piece, path: Path) -> Part:
     finally:
         os.close(fd)
     temporary.rename(path)
-    return Part(dataset=piece.dataset, path=path, n_bytes=data.size, n_rows=piece.table.num_rows)
+
+
+def _write_part(piece: Piece, path: Path) -> Part:
+    split = BYTE_STREAM_SPLIT.get(piece.dataset, ())
+    table = piece.table.replace_schema_metadata({SCHEMA_KEY: str(SCHEMA_VERSION)})
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=_dictionary_columns(piece),
+        use_byte_stream_split=list(split),
+        row_group_size=_ROW_GROUP,
+    )
+    data = buffer.getvalue()
+    write_file(path, data)
+    return Part(
+        dataset=piece.dataset,
+        path=path,
+        n_bytes=data.size,
+        n_rows=piece.table.num_rows,
+        versions=piece.versions or (piece.dispatch_version, piece.dispatch_version),
+    )
 
 
 def _dictionary_columns(piece: Piece) -> list[str]:

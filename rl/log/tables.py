@@ -5,20 +5,36 @@ A rollout's token stream is, turn by turn, the context the policy was shown and 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from environments.records import Problem
-from rl.log.schema import LEARNER, ROLLOUTS, TOKENS, TURNS
+from environments.records import Message, Problem
+from environments.reply import ToolCall, ToolCallError, only_tool_call
+from rl.log.columns import concatenated, identity, lists
+from rl.log.schema import ROLLOUTS, SCORES, TOKENS, TURNS
 from rl.log.storage import Piece
 from rl.log.text import shorten, storable
-from rl.records import Rollout, RolloutGroup, SampleStats, StepStats, TrainSample
+from rl.records import Rollout, RolloutGroup, Sampling, Turn
 
+LONG_TEXT = 16_384
+"""Characters. A longer text that the policy did not write is kept once, as a blob; its row keeps the beginning and the end."""
+_HEAD, _TAIL = 6_144, 2_048
 _PREVIEW_CHARS = 200
+KeepBlob = Callable[[str], str | None]
+"""Keeps a text as a blob and returns its reference; None when it had to be dropped."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """What a rollout worker samples with; the same for all of its rollouts."""
+
+    tokenizer_hash: str | None = None
+    template_hash: str | None = None
+    logprob_kind: str = "raw"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -30,26 +46,14 @@ class LoggedGroup:
     attempt: int
     logged: float
     """Unix seconds."""
+    provenance: Provenance = Provenance()
+    tokens: bool = True
+    """Whether its `tokens` are written."""
+    flags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By rollout id: the flags and why they were raised."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LearnerRow:
-    """What one training step did with one rollout."""
-
-    rollout_id: str
-    group_id: str
-    dispatch_version: int
-    attempt: int
-    logged: float
-    train_step: int
-    drop_reason: str | None
-    """None when the rollout was trained on."""
-    samples: tuple[TrainSample, ...]
-    """Empty when it was not; several when the chat template made it start anew."""
-    stats: tuple[SampleStats, ...]
-
-
-def group_pieces(logged: Sequence[LoggedGroup], *, tokens: bool) -> list[Piece]:
+def group_pieces(logged: Sequence[LoggedGroup], *, keep: KeepBlob) -> list[Piece]:
     """Parts for finished groups: one a dataset and dispatch version."""
     by_version: dict[int, list[LoggedGroup]] = {}
     for item in logged:
@@ -60,65 +64,13 @@ def group_pieces(logged: Sequence[LoggedGroup], *, tokens: bool) -> list[Piece]:
         hashes = {item.group.group_id: _task_hash(item.group.problem) for item in items}
         tables = {
             "rollouts": pa.Table.from_pylist([_rollout_row(i, r, hashes[i.group.group_id]) for i, r in pairs], schema=ROLLOUTS),
-            "turns": pa.Table.from_pylist([row for i, r in pairs for row in _turn_rows(i, r)], schema=TURNS),
+            "turns": pa.Table.from_pylist([row for i, r in pairs for row in _turn_rows(i, r, keep=keep)], schema=TURNS),
+            "scores": pa.Table.from_pylist([_score_row(i, r, keep=keep) for i, r in pairs], schema=SCORES),
         }
-        if tokens:
-            tables["tokens"] = _tokens_table(pairs)
+        if with_tokens := [(item, rollout) for item, rollout in pairs if item.tokens]:
+            tables["tokens"] = _tokens_table(with_tokens)
         pieces += [Piece(dataset=name, dispatch_version=version, table=table) for name, table in tables.items() if table.num_rows]
     return pieces
-
-
-def learner_rows(
-    *,
-    attempt: int,
-    logged: float,
-    train_step: int,
-    groups: Sequence[RolloutGroup],
-    samples: Sequence[TrainSample],
-    stats: Sequence[StepStats],
-    rejected: Sequence[tuple[RolloutGroup, str]],
-) -> list[LearnerRow]:
-    """A row for every rollout that reached the buffer since the last step: trained, left out or rejected with its group."""
-    by_id: dict[str, list[TrainSample]] = {}
-    for sample in samples:
-        by_id.setdefault(sample.rollout_id, []).append(sample)
-    seen = {(one.rollout_id, one.part): one for rank in stats for one in rank.samples}
-    rows = []
-    for group, rejection in [*((group, None) for group in groups), *rejected]:
-        trained = any(rollout.rollout_id in by_id for rollout in group.rollouts)
-        for rollout in group.rollouts:
-            own = tuple(by_id.get(rollout.rollout_id, ())) if rejection is None else ()
-            rows.append(
-                LearnerRow(
-                    rollout_id=rollout.rollout_id,
-                    group_id=group.group_id,
-                    dispatch_version=group.dispatch_version,
-                    attempt=attempt,
-                    logged=logged,
-                    train_step=train_step,
-                    drop_reason=None if own else rejection or _left_out(rollout, group_trained=trained),
-                    samples=own,
-                    stats=tuple(seen[key] for sample in own if (key := (sample.rollout_id, sample.part)) in seen),
-                )
-            )
-    return rows
-
-
-def learner_pieces(rows: Sequence[LearnerRow]) -> list[Piece]:
-    """Parts for learner rows: one a dispatch version."""
-    by_version: dict[int, list[LearnerRow]] = {}
-    for row in rows:
-        by_version.setdefault(row.dispatch_version, []).append(row)
-    return [Piece(dataset="learner", dispatch_version=v, table=_learner_table(rows)) for v, rows in sorted(by_version.items())]
-
-
-def _left_out(rollout: Rollout, *, group_trained: bool) -> str:
-    """Why a rollout of an accepted group carries no gradient."""
-    if rollout.score.reward is None:
-        return rollout.score.status.value
-    if rollout.n_sampled == 0:
-        return "no_tokens"
-    return "left_out" if group_trained else "zero_variance"
 
 
 def _rollout_row(item: LoggedGroup, rollout: Rollout, task_hash: str) -> dict[str, Any]:
@@ -127,6 +79,7 @@ def _rollout_row(item: LoggedGroup, rollout: Rollout, task_hash: str) -> dict[st
     turns = rollout.turns
     prompt = len(turns[0].context_ids_P) if turns else 0
     response = next((m.content for m in reversed(rollout.messages) if m.role == "assistant"), "")
+    flags = item.flags.get(rollout.rollout_id, {})
     return {
         "run_id": item.run_id,
         "rollout_id": rollout.rollout_id,
@@ -140,6 +93,8 @@ def _rollout_row(item: LoggedGroup, rollout: Rollout, task_hash: str) -> dict[st
         "task_hash": task_hash,
         "source": group.problem.source,
         "env": task.env,
+        "env_version": group.env_version or None,
+        "image_digest": _image_digest(group.problem),
         "split": group.split,
         "policy_min": rollout.policy_min,
         "policy_max": rollout.policy_max,
@@ -151,8 +106,15 @@ def _rollout_row(item: LoggedGroup, rollout: Rollout, task_hash: str) -> dict[st
         "sampled_tokens": rollout.n_sampled,
         "env_tokens": sum(len(turn.context_ids_P) for turn in turns) - prompt,
         "reward": score.reward,
-        "parts": [(name, {"value": p.value, "weight": p.weight, "reason": storable(p.reason)}) for name, p in score.parts.items()],
+        "parts": _parts(rollout),
         "reason": storable(score.reason),
+        "scorer": group.scorer or None,
+        "scorer_hash": group.scorer_hash or None,
+        **_sampling(group.sampling),
+        "tokenizer_hash": item.provenance.tokenizer_hash,
+        "template_hash": item.provenance.template_hash,
+        "flags": list(flags),
+        "flag_reasons": [(name, storable(reason)) for name, reason in flags.items()],
         "timings": list(rollout.timings.items()),
         "started": turns[0].started if turns else None,
         "ended": turns[-1].ended if turns else None,
@@ -161,23 +123,96 @@ def _rollout_row(item: LoggedGroup, rollout: Rollout, task_hash: str) -> dict[st
     }
 
 
-def _turn_rows(item: LoggedGroup, rollout: Rollout) -> list[dict[str, Any]]:
+def _sampling(sampling: Sampling | None) -> dict[str, Any]:
+    if sampling is None:
+        return {}
+    return {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
+
+
+def _image_digest(problem: Problem) -> str | None:
+    """Of the container image that a task names in what the policy may see."""
+    digest = problem.task.payload.get("image_id") or problem.task.payload.get("image_digest")
+    return storable(str(digest)) if digest else None
+
+
+def _parts(rollout: Rollout) -> list[tuple[str, dict[str, Any]]]:
+    parts = rollout.score.parts
+    return [(storable(name), {"value": p.value, "weight": p.weight, "reason": storable(p.reason)}) for name, p in parts.items()]
+
+
+def _score_row(item: LoggedGroup, rollout: Rollout, *, keep: KeepBlob) -> dict[str, Any]:
+    score = rollout.score
+    return {
+        "rollout_id": rollout.rollout_id,
+        "attempt": item.attempt,
+        "logged": item.logged,
+        "group_id": item.group.group_id,
+        "scorer": item.group.scorer or None,
+        "scorer_hash": item.group.scorer_hash or None,
+        "live": True,
+        "scored": item.logged,
+        "value": score.reward,
+        "status": score.status.value,
+        "components": _parts(rollout),
+        "reason": storable(score.reason),
+        "log_ref": keep(score.log) if score.log else None,
+    }
+
+
+def _turn_rows(item: LoggedGroup, rollout: Rollout, *, keep: KeepBlob) -> list[dict[str, Any]]:
     """The messages in order; each of the policy's carries its turn. A turn whose message never made it comes last."""
     identity = {"rollout_id": rollout.rollout_id, "attempt": item.attempt, "logged": item.logged}
     turn_of = _turn_of_message(rollout)
-    spoken = [(message.role, message.name, message.content, turn_of.get(i)) for i, message in enumerate(rollout.messages)]
-    unspoken = [("assistant", None, t.text, i) for i, t in enumerate(rollout.turns) if i not in turn_of.values()]
+    spoken = [(message, turn_of.get(i)) for i, message in enumerate(rollout.messages)]
+    known = set(turn_of.values())
+    unspoken = [(Message(role="assistant", content=t.text), i) for i, t in enumerate(rollout.turns) if i not in known]
     spans = _sampled_spans(rollout)
     rows = []
-    for index, (role, name, text, turn) in enumerate([*spoken, *unspoken]):
-        row = {**identity, "message_index": index, "role": role, "name": name, "text": storable(text), "turn": turn}
-        if turn is not None:
-            record = rollout.turns[turn]
-            start, end = spans[turn]
-            row |= {"started": record.started, "ended": record.ended, "token_start": start, "token_end": end}
-            row["finish_reason"] = record.completion.stop_reason.value
+    for index, (message, turn) in enumerate([*spoken, *unspoken]):
+        row: dict[str, Any] = {**identity, "message_index": index, "role": message.role, "name": message.name, "turn": turn}
+        if turn is None:
+            row |= _shown(message, keep=keep)
+        else:
+            row |= _said(message.content, rollout.turns[turn], span=spans[turn])
         rows.append(row)
     return rows
+
+
+def _shown(message: Message, *, keep: KeepBlob) -> dict[str, Any]:
+    """A message that the policy was shown."""
+    text = message.content
+    row: dict[str, Any] = {"text": storable(text), "text_chars": len(text)}
+    if len(text) > LONG_TEXT:
+        row["stdout_ref"] = keep(text)
+        row["text"] = storable(f"{text[:_HEAD]}\n[{len(text) - _HEAD - _TAIL} characters left out]\n{text[-_TAIL:]}")
+    if message.role == "tool":
+        row |= {"tool": message.name, "exit_code": message.exit_code}
+    return row
+
+
+def _said(text: str, turn: Turn, *, span: tuple[int, int]) -> dict[str, Any]:
+    """A turn of the policy."""
+    call = _tool_call(text)
+    versions = turn.completion.versions_T
+    return {
+        "text": storable(text),
+        "text_chars": len(text),
+        "tool": storable(call.name) if call else None,
+        "arguments": storable(call.body) if call else None,
+        "started": turn.started,
+        "ended": turn.ended,
+        "token_start": span[0],
+        "token_end": span[1],
+        "finish_reason": turn.completion.stop_reason.value,
+        "policy_version": int(versions[0]) if len(versions) else None,
+    }
+
+
+def _tool_call(text: str) -> ToolCall | None:
+    try:
+        return only_tool_call(text)
+    except ToolCallError:
+        return None
 
 
 def _turn_of_message(rollout: Rollout) -> dict[int, int]:
@@ -208,67 +243,19 @@ def _sampled_spans(rollout: Rollout) -> list[tuple[int, int]]:
 def _tokens_table(pairs: Sequence[tuple[LoggedGroup, Rollout]]) -> pa.Table:
     rollouts = [rollout for _, rollout in pairs]
     columns = {
-        **_identity((r.rollout_id, i.attempt, i.logged) for i, r in pairs),
-        "token_ids": _lists([_stream(r) for r in rollouts], np.int32),
+        **identity((r.rollout_id, i.attempt, i.logged) for i, r in pairs),
+        "token_ids": lists([_stream(r) for r in rollouts], np.int32),
         "segments": pa.array([_segments(r) for r in rollouts], type=TOKENS.field("segments").type),
-        "behaviour_logprob": _lists([_concatenated([t.completion.logprobs_T for t in r.turns]) for r in rollouts], np.float32),
+        "behaviour_logprob": lists([concatenated([t.completion.logprobs_T for t in r.turns]) for r in rollouts], np.float32),
+        "logprob_kind": pa.array([item.provenance.logprob_kind for item, _ in pairs], pa.string()),
         "version_segments": pa.array([_version_segments(r) for r in rollouts], type=TOKENS.field("version_segments").type),
     }
     return pa.table(columns, schema=TOKENS)
 
 
-def _learner_table(rows: Sequence[LearnerRow]) -> pa.Table:
-    stats = [row.stats for row in rows]
-    stale = [
-        row.train_step - 1 - _concatenated([sample.versions_T[sample.agent_mask_T] for sample in row.samples]) if row.samples else None
-        for row in rows
-    ]
-    columns = {
-        **_identity((row.rollout_id, row.attempt, row.logged) for row in rows),
-        "group_id": [row.group_id for row in rows],
-        "train_step": [row.train_step for row in rows],
-        "admitted": [bool(row.samples) for row in rows],
-        "drop_reason": [row.drop_reason for row in rows],
-        "advantage": [row.samples[0].advantage if row.samples else None for row in rows],
-        "n_tokens": [None if s is None else len(s) for s in stale],
-        "n_clipped": [sum(one.n_clipped for one in own) if own else None for own in stats],
-        "staleness_mean": [float(s.mean()) if s is not None and len(s) else None for s in stale],
-        "staleness_max": [int(s.max()) if s is not None and len(s) else None for s in stale],
-        "kl": [_mean_kl(own) if own else None for own in stats],
-        "learner_logprob": _lists([_concatenated([one.logprobs_T for one in own]) if own else None for own in stats], np.float32),
-        "entropy": _lists([_concatenated([one.entropies_T for one in own]) if own else None for own in stats], np.float16),
-    }
-    return pa.table(
-        {name: pa.array(v, LEARNER.field(name).type) if isinstance(v, list) else v for name, v in columns.items()}, schema=LEARNER
-    )
-
-
-def _mean_kl(stats: Sequence[SampleStats]) -> float:
-    """Over the tokens of all samples of a rollout."""
-    return float(np.average([one.kl for one in stats], weights=[len(one.logprobs_T) for one in stats]))
-
-
-def _identity(rows: Iterable[tuple[str, int, float]]) -> dict[str, pa.Array]:
-    ids, attempts, logged = zip(*rows, strict=True)
-    return {"rollout_id": pa.array(ids, pa.string()), "attempt": pa.array(attempts, pa.int32()), "logged": pa.array(logged, pa.float64())}
-
-
-def _lists(arrays: Sequence[np.ndarray | None], dtype: type[np.generic]) -> pa.ListArray:
-    """One list a row without a Python object a token; None becomes a null row."""
-    lengths = [0 if array is None else len(array) for array in arrays]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    values = _concatenated([array for array in arrays if array is not None]).astype(dtype, copy=False)
-    mask = pa.array([array is None for array in arrays], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values), mask=mask)
-
-
-def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
-
-
 def _stream(rollout: Rollout) -> np.ndarray:
     """int32[T]: every token of the rollout."""
-    return _concatenated([part for turn in rollout.turns for part in (turn.context_ids_P, turn.completion.token_ids_T)])
+    return concatenated([part for turn in rollout.turns for part in (turn.context_ids_P, turn.completion.token_ids_T)])
 
 
 def _segments(rollout: Rollout) -> list[dict[str, Any]]:
@@ -284,7 +271,7 @@ def _segments(rollout: Rollout) -> list[dict[str, Any]]:
 
 def _version_segments(rollout: Rollout) -> list[dict[str, int]]:
     """Run lengths of the policy version over the sampled tokens."""
-    versions = _concatenated([turn.completion.versions_T for turn in rollout.turns])
+    versions = concatenated([turn.completion.versions_T for turn in rollout.turns])
     starts = [0, *(np.flatnonzero(np.diff(versions)) + 1).tolist()] if len(versions) else []
     return [{"start": start, "version": int(versions[start])} for start in starts]
 
@@ -293,7 +280,7 @@ def _task_hash(problem: Problem) -> str:
     """16 hex digits over everything that defines the problem, the hidden reference included."""
     content: Mapping[str, Any] = {
         "env": problem.task.env,
-        "prompt": [asdict(message) for message in problem.task.prompt],
+        "prompt": [{"role": m.role, "content": m.content, "name": m.name} for m in problem.task.prompt],
         "payload": dict(problem.task.payload),
         "reference": dict(problem.reference),
     }
