@@ -126,7 +126,7 @@ DROPS = NamedView(
         counted AS (SELECT step AS train_step, unnest(map_keys(drops)) AS reason, unnest(map_values(drops)) AS n FROM metrics),
         lost AS (SELECT unnest(map_keys(dropped)) AS reason, unnest(map_values(dropped)) AS n FROM writers)
         SELECT train_step, what, reason, n, share FROM rollout
-        UNION ALL SELECT train_step, 'group', reason, n, NULL FROM counted ANTI JOIN seen USING (train_step, reason)
+        UNION ALL SELECT train_step, 'group', reason, n, NULL FROM counted ANTI JOIN seen USING (train_step, reason) WHERE n > 0
         UNION ALL SELECT NULL, 'log', reason, sum(n)::BIGINT, NULL FROM lost GROUP BY reason
         ORDER BY train_step, n DESC""",
 )
