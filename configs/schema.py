@@ -321,6 +321,10 @@ class LogConfig(Checked):
     """Weights & Biases in offline mode unless WANDB_MODE says otherwise."""
     tokens: bool = True
     """Write the `tokens` dataset (largest part of the log)."""
+    keep_tokens_versions: int = bounded(0, low=0)
+    """Newest policy versions whose tokens and learner arrays are kept; 0 means all. Rollouts, turns and scores are always kept."""
+    max_gb: float = bounded(0.0, low=0.0)
+    """GiB of the log above which the oldest tokens, then learner arrays, are given up; 0 means no bound."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,6 +149,8 @@ class RolloutActor:
         from environments.containers.make import use_containers
         from environments.registry import load_plugins
         from environments.sandbox.make import use_sandbox
+        from rl.log.flags import Flags
+        from rl.log.spans import SpanWriter
         from rl.log.tables import Provenance
         from rl.log.writer import RolloutWriter
         from rl.prompt import Renderer, load_tokenizer, tokenizer_hashes
@@ -170,12 +172,15 @@ class RolloutActor:
                 template_hash=template_hash,
                 logprob_kind="none" if config.generator.engine == "scripted" else "raw",
             ),
+            flagger=Flags(),
         )
+        self._spans = SpanWriter(context.run_dir, attempt=context.attempt, actor=writer)
         self._worker = RolloutWorker(
             config,
             renderer=Renderer(load_tokenizer(context.model_path)),
             generators=generators,
             write_group=self._write,
+            record_span=self._spans.record,
         )
 
     def _write(self, group: RolloutGroup) -> None:
@@ -192,6 +197,7 @@ class RolloutActor:
     async def close(self) -> None:
         """End graders and the writer."""
         await self._worker.close()
+        self._spans.close()
         self._writer.close()
 
     async def pid(self) -> int:

@@ -33,7 +33,7 @@ from rl.checkpoint import Checkpoints, LoopState, UnfinishedJob
 from rl.errors import PartDied, RunFailed
 from rl.evaluate import EvalReport, evaluate_heldout
 from rl.filters import DropReason, ungraded
-from rl.records import Batch, Rollout, RolloutGroup, Sampling, StepStats, TrainSample
+from rl.records import Batch, Rollout, RolloutGroup, Sampling, Span, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
 from rl.samples import to_samples
 from rl.unrewarded import Unrewarded
@@ -89,6 +89,7 @@ class Observer(Protocol):
     def step(self, result: StepResult) -> None: ...
     def rejected(self, rejections: Sequence[Rejection], *, step: int) -> None: ...
     def evaluated(self, report: EvalReport) -> None: ...
+    def span(self, span: Span) -> None: ...
     def waiting(self, reason: str) -> None: ...
     def say(self, message: str) -> None: ...
 
@@ -97,15 +98,19 @@ class Observer(Protocol):
 class _Clock:
     """Seconds by phase of the current step."""
 
+    record: Callable[[Span], None]
     phases: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def phase(self, name: str) -> Any:
+    def phase(self, name: str, *, step: int) -> Any:
+        """`step` is the training step, 1-based, that the phase belongs to."""
         started = time.monotonic()
         try:
             yield
         finally:
-            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
+            seconds, now = time.monotonic() - started, time.time()
+            self.phases[name] = self.phases.get(name, 0.0) + seconds
+            self.record(Span(name=name, started=now - seconds, ended=now, version=step - 1, train_step=step))
 
     def take(self) -> dict[str, float]:
         taken, self.phases = self.phases, {}
@@ -157,7 +162,7 @@ class Loop:
         self._barren_groups = 0
         self._unrewarded = Unrewarded()
         self._saved_version = -1
-        self._clock = _Clock()
+        self._clock = _Clock(record=observer.span)
 
     def restore(self, state: LoopState) -> None:
         """Continue from a checkpoint; the learner restores its own part."""
@@ -196,10 +201,11 @@ class Loop:
                 self._observer.say(f"dropped after the last step: {dict(self._dropped)}")
 
     async def _step(self, groups: tuple[RolloutGroup, ...]) -> None:
-        with self._clock.phase("train"):
+        step = self._buffer.version + 1
+        with self._clock.phase("train", step=step):
             samples, stats = await self._train(groups)
         self._buffer.version += 1
-        with self._clock.phase("sync"):
+        with self._clock.phase("sync", step=step):
             checksum = await self._publish()
         self._count_barren(samples)
         self._rejected = 0
@@ -216,17 +222,17 @@ class Loop:
             )
         )
         if self._buffer.version % self._config.checkpoint.every == 0:
-            with self._clock.phase("checkpoint"):
+            with self._clock.phase("checkpoint", step=step):
                 await self._save()
         if self._due(self._config.evaluation.every):
-            with self._clock.phase("evaluate"):
+            with self._clock.phase("evaluate", step=step):
                 await self._evaluate()
 
     async def _collect(self) -> tuple[RolloutGroup, ...]:
         """The next batch; empty when the run is being stopped."""
         deadline = time.monotonic() + self._config.rollout.timeout
         landed_before = -1
-        with self._clock.phase("rollout"):
+        with self._clock.phase("rollout", step=self._buffer.version + 1):
             while not self._stopping:
                 self._raise_failure()
                 self._changed.clear()

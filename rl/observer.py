@@ -10,11 +10,18 @@ from configs.schema import Config
 from rl.buffer import Rejection
 from rl.evaluate import EvalReport
 from rl.filters import DropReason
+from rl.log.alive import Heartbeat
+from rl.log.flags.run import RunRules
+from rl.log.health import log_health, since
+from rl.log.manifest import WriterHealth
 from rl.log.metrics import EvalMetrics, MetricsWriter, summarize_step
 from rl.log.runs import RunIdentity, RunPaths
+from rl.log.spans import SpanWriter
+from rl.log.upkeep import Upkeep
 from rl.log.writer import LearnerWriter
 from rl.loop import StepResult
 from rl.progress import Progress
+from rl.records import Span
 from rl.trackers import make_trackers
 
 
@@ -25,6 +32,14 @@ class RunObserver:
         """`restored_step`: training steps in the checkpoint that this attempt goes on from; 0 for a fresh start."""
         self._metrics = MetricsWriter(run.metrics, attempt=identity.attempt, restored_step=restored_step)
         self._learner_log = LearnerWriter(run.root, attempt=identity.attempt)
+        self._spans = SpanWriter(run.root, attempt=identity.attempt, actor="loop")
+        self._upkeep = Upkeep(run.root, config.log, say=self.say)
+        self._heartbeat = Heartbeat(run.alive)
+        self._rules = RunRules()
+        self._log = run.log
+        self._log_before = log_health(run.log)
+        self._steps_done = restored_step
+        self._config = config
         self._trackers = make_trackers(config, run.root, restored_step=restored_step)
         self._progress = Progress(config.run.name, total_steps=config.run.steps)
         self._reports: list[EvalReport] = []
@@ -41,7 +56,18 @@ class RunObserver:
         for tracker in self._trackers:
             tracker.close()
         self._metrics.close()
-        self._learner_log.close()
+        self._spans.close()
+        try:
+            self._learner_log.close()
+            if error is None:
+                self._upkeep.finish()
+        finally:
+            self._heartbeat.end(self._how_it_ended(error))
+
+    def _how_it_ended(self, error: BaseException | None) -> str:
+        if error is not None:
+            return f"{type(error).__name__}: {error}"[:500]
+        return "finished" if self._steps_done >= self._config.run.steps else f"interrupted after step {self._steps_done}"
 
     def step(self, result: StepResult) -> None:
         """One training step is done."""
@@ -56,7 +82,9 @@ class RunObserver:
             phases=phases,
             drops=result.dropped,
             weights_checksum=result.checksum,
+            log=self._log_since(),
         )
+        self._steps_done = result.step
         self._last = now
         self._drops.update(result.dropped)
         self._learner_log.write_step(
@@ -69,7 +97,26 @@ class RunObserver:
         for tracker in self._trackers:
             tracker.step(metrics)
         self._progress.step(metrics)
+        self._rules.step(metrics)
+        if result.step % self._config.checkpoint.every == 0:
+            self._upkeep.tick(version=result.step)
         self._log_seconds = time.monotonic() - now
+        self.span(Span(name="log", started=time.time() - self._log_seconds, ended=time.time(), version=result.step, train_step=result.step))
+
+    def _log_since(self) -> WriterHealth:
+        """What the log's writers, those of other processes too, have waited for and dropped since the last step."""
+        now = log_health(self._log)
+        new, self._log_before = since(now, self._log_before), now
+        if new.dropped:
+            lost = ", ".join(f"{count} of {name}" for name, count in new.dropped.items())
+            self.say(f"the log's disk is too slow: optional records were left out ({lost})")
+        for rule, count in new.flag_errors.items():
+            self.say(f"the flag rule {rule} raised {count} exceptions")
+        return new
+
+    def span(self, span: Span) -> None:
+        """A phase of the loop is over."""
+        self._spans.record(span)
 
     def rejected(self, rejections: Sequence[Rejection], *, step: int) -> None:
         """Groups that will not be trained on; `step` is the training step under way."""
@@ -81,6 +128,9 @@ class RunObserver:
         self._reports.append(report)
         for line in eval_metrics(report):
             self._metrics.evaluated(line)
+            if raised := self._rules.evaluated(line):
+                self._metrics.flagged(raised)
+                self.say(f"flag {raised.name}: {raised.reason}")
             for tracker in self._trackers:
                 tracker.evaluated(line)
             self._progress.evaluated(line)

@@ -151,6 +151,24 @@ class TokenExample:
     """T: 1 on what is learned, 0 elsewhere."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Something that an actor did, for the timeline."""
+
+    name: str
+    """generate, environment and score of a rollout; a phase of the loop."""
+    started: float
+    """Unix seconds."""
+    ended: float
+    version: int
+    """Policy version at the time: the group's dispatch version, or the loop's."""
+    train_step: int | None = None
+    """1-based; for phases of the loop."""
+    group_id: str | None = None
+    rollout_id: str | None = None
+    turn: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainSample:
     """One rollout as the learner sees it; several where the chat template made it start anew."""

@@ -22,7 +22,7 @@ from environments.registry import environment_version, make_environment
 from rewards.score import Score, ScoreStatus
 from rl.graders import Graders
 from rl.prompt import PrefixBroken, Renderer
-from rl.records import Completion, GenerateRequest, Rollout, RolloutGroup, Sampling, Turn, unbroken
+from rl.records import Completion, GenerateRequest, Rollout, RolloutGroup, Sampling, Span, Turn, unbroken
 from rl.seeds import derive_seed
 
 
@@ -71,6 +71,8 @@ class _Trajectory:
 
     sample: int
     rollout_id: str
+    job: GroupJob
+    record_span: Callable[[Span], None]
     environment: Environment
     messages: list[Message] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
@@ -91,6 +93,22 @@ class _Trajectory:
         parts = [array for turn in run for array in (turn.context_ids_P, turn.completion.token_ids_T)]
         return np.concatenate([*parts, self.pending_context_P]).astype(np.int32)
 
+    def spent(self, phase: str, *, since: float) -> None:
+        """Time went by in a phase, from `since` (monotonic clock) until now."""
+        seconds, now = time.monotonic() - since, time.time()
+        self.timings[phase] += seconds
+        self.record_span(
+            Span(
+                name=phase,
+                started=now - seconds,
+                ended=now,
+                version=self.job.dispatch_version,
+                group_id=self.job.group_id,
+                rollout_id=self.rollout_id,
+                turn=len(self.turns) - 1 if self.turns else None,
+            )
+        )
+
     def fail(self, error: BaseException) -> None:
         """End the episode by an infrastructure failure."""
         self.error = error
@@ -107,8 +125,10 @@ class RolloutWorker:
         renderer: Renderer,
         generators: Sequence[GeneratorClient],
         write_group: Callable[[RolloutGroup], None],
+        record_span: Callable[[Span], None] = lambda span: None,
     ) -> None:
         self._config = config
+        self._record_span = record_span
         self._renderer = renderer
         self._generators = generators
         self._write_group = write_group
@@ -158,7 +178,16 @@ class RolloutWorker:
             await client.release(episodes)
 
     async def _attempt(self, job: GroupJob, samples: Sequence[int], *, client: GeneratorClient, attempt: int) -> list[Rollout]:
-        trajectories = [_Trajectory(sample=i, rollout_id=job.episodes[i], environment=make_environment(job.problem.task)) for i in samples]
+        trajectories = [
+            _Trajectory(
+                sample=i,
+                rollout_id=job.episodes[i],
+                job=job,
+                record_span=self._record_span,
+                environment=make_environment(job.problem.task),
+            )
+            for i in samples
+        ]
         await asyncio.gather(*(self._reset(trajectory) for trajectory in trajectories))
         await self._release(client, [t.rollout_id for t in trajectories if t.stop_reason is not None])
         await self._first_turn(job, trajectories, client=client, attempt=attempt)
@@ -171,7 +200,7 @@ class RolloutWorker:
             trajectory.pending_context_P = self._renderer.render_prompt(trajectory.messages)
         except Exception as error:
             trajectory.fail(error)
-        trajectory.timings["environment"] += time.monotonic() - started
+        trajectory.spent("environment", since=started)
 
     async def _first_turn(self, job: GroupJob, trajectories: Sequence[_Trajectory], *, client: GeneratorClient, attempt: int) -> None:
         """One request for each distinct opening prompt, so that samples share its prefill."""
@@ -203,7 +232,7 @@ class RolloutWorker:
             for trajectory in trajectories:
                 trajectory.fail(error)
             return
-        ended, seconds = time.time(), time.monotonic() - began
+        ended = time.time()
         for trajectory, completion in zip(trajectories, completions, strict=True):
             text = self._renderer.decode(completion.token_ids_T)
             context, trajectory.pending_context_P = trajectory.pending_context_P, np.zeros(0, np.int32)
@@ -211,7 +240,7 @@ class RolloutWorker:
             trajectory.turns.append(
                 Turn(context_ids_P=context, completion=completion, text=text, restarts=restarts, started=started, ended=ended)
             )
-            trajectory.timings["generate"] += seconds
+            trajectory.spent("generate", since=began)
 
     async def _continue(self, job: GroupJob, trajectory: _Trajectory, *, client: GeneratorClient, attempt: int) -> Rollout:
         """Play the episode from its first sampled turn to the end, then grade it."""
@@ -268,7 +297,7 @@ class RolloutWorker:
                     trajectory.stop_reason = StopReason.CONTEXT_FULL
         except Exception as error:
             trajectory.fail(error)
-        trajectory.timings["environment"] += time.monotonic() - started
+        trajectory.spent("environment", since=started)
 
     def _budget(self, trajectory: _Trajectory) -> Budget:
         """What is left after the turn that is being answered."""
@@ -304,7 +333,7 @@ class RolloutWorker:
         except Exception as error:
             trajectory.error = error
             score = Score(reward=None, status=ScoreStatus.INFRA, reason=f"{type(error).__name__}: {error}"[:500])
-        trajectory.timings["score"] += time.monotonic() - started
+        trajectory.spent("score", since=started)
         return score
 
     async def _timed(self, trajectory: _Trajectory, phase: str, action: Callable[[], Awaitable[None]]) -> None:
@@ -315,4 +344,4 @@ class RolloutWorker:
         except Exception as error:
             if trajectory.error is None:
                 trajectory.fail(error)
-        trajectory.timings[phase] += time.monotonic() - started
+        trajectory.spent(phase, since=started)

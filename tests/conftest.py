@@ -36,10 +36,12 @@ def plugins_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same plugin may come from another folder in the next test; what a test module registers when it is imported stays."""
     import environments.registry
     import rewards.registry
+    import rl.log.flags.base
 
     for registry in (environments.registry._environments, environments.registry._sources, rewards.registry._graders):
         monkeypatch.setattr(registry, "entries", dict(registry.entries))
         monkeypatch.setattr(registry, "_found", {})
+    monkeypatch.setattr(rl.log.flags.base, "_rules", dict(rl.log.flags.base._rules))
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

@@ -17,7 +17,7 @@ from rl.errors import PartDied, RunFailed
 from rl.evaluate import EvalReport
 from rl.filters import get_door, put_door, unfit_rollout
 from rl.loop import Loop, StepResult
-from rl.records import Sampling
+from rl.records import Sampling, Span
 from tests.fakes import FakeGenerators, FakeLearner, FakeRollouts, make_problem
 
 
@@ -58,6 +58,9 @@ class Recorder:
 
     def evaluated(self, report: EvalReport) -> None:
         self.reports.append(report)
+
+    def span(self, span: Span) -> None:
+        pass
 
     def waiting(self, reason: str) -> None:
         self.said.append(reason)

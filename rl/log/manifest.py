@@ -25,6 +25,8 @@ class Part:
     schema_version: int = SCHEMA_VERSION
     versions: tuple[int, int] = (-1, -1)
     """First and last dispatch version in it."""
+    lean: bool = False
+    """Retention has emptied its arrays."""
 
     @property
     def compacted(self) -> bool:
@@ -63,7 +65,7 @@ class Entry:
     supersedes: tuple[str, ...] = ()
     """Paths of parts whose rows are all in `parts` now, relative to the log."""
     retired: tuple[str, ...] = ()
-    """Paths of parts that retention gave up."""
+    """Paths of parts that retention gave up; what is kept of their rows is in `parts`."""
     health: WriterHealth | None = None
 
 
@@ -95,6 +97,7 @@ def encode(entry: Entry, folder: Path) -> bytes:
                 "rows": part.n_rows,
                 "schema": part.schema_version,
                 "versions": list(part.versions),
+                **({"lean": True} if part.lean else {}),
             }
             for part in entry.parts
         ],
@@ -189,6 +192,7 @@ def _part(values: Mapping[str, Any], folder: Path) -> Part:
         n_rows=int(values["rows"]),
         schema_version=int(values.get("schema", 1)),
         versions=(int(first), int(last)),
+        lean=bool(values.get("lean", False)),
     )
 
 

@@ -5,7 +5,9 @@ runs/<name>/
   run.json          who this is: run id and number of the attempt; marks the folder as a run
   config.yaml       the resolved configuration
   metrics.jsonl     one line a training step and evaluation
-  log/              rollouts/ turns/ tokens/ learner/, each dispatch_version=<v>/part-*.parquet, and manifest-*.jsonl
+  alive.json        process of the newest attempt, and how it ended
+  log/              rollouts/ turns/ tokens/ learner/ scores/ spans/, each dispatch_version=<v>/part-*.parquet or compacted/part-*.parquet;
+                    blobs/sha256/; manifest-*.jsonl
   checkpoints/      step-<n>/
   library.log       what libraries had to say
 ```
@@ -48,6 +50,11 @@ class RunPaths:
     def log(self) -> Path:
         """The Parquet datasets and their manifests."""
         return self.root / "log"
+
+    @property
+    def alive(self) -> Path:
+        """Process and end of the newest attempt."""
+        return self.root / "alive.json"
 
     @property
     def checkpoints(self) -> Path:

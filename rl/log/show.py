@@ -78,7 +78,7 @@ def _print_head(console: Console, row: Row, siblings: Sequence[Row]) -> None:
         "reason": row["reason"],
         **{f"part {name}": f"{part['value']:g} x {part['weight']:g}  {part['reason']}" for name, part in row["parts"].items()},
         "ended by": " ".join(filter(None, (row["stop_reason"], row["error_type"]))),
-        "outcome": shorten(row.get("outcome") or "", _OUTCOME_CHARS),  # a log of an older version has no such column
+        "outcome": shorten(row["outcome"] or "", _OUTCOME_CHARS),
         "tokens": f"{row['prompt_tokens']} prompt, {row['sampled_tokens']} sampled, {row['env_tokens']} others; {row['n_turns']} turns",
         "policy": f"started at version {row['dispatch_version']}, sampled by {_range(row['policy_min'], row['policy_max'])}",
         "seconds": ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["timings"].items()),

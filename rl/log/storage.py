@@ -40,6 +40,8 @@ class Piece:
     table: pa.Table
     versions: tuple[int, int] | None = None
     """First and last dispatch version of a compacted part."""
+    lean: bool = False
+    """Retention has emptied its arrays."""
 
 
 class PartWriter:
@@ -92,7 +94,7 @@ class PartWriter:
                     groups=tuple(groups),
                     supersedes=tuple(str(part.path.relative_to(self._folder)) for part in supersedes),
                     retired=tuple(str(part.path.relative_to(self._folder)) for part in retired),
-                    health=health if health != self._health else None,
+                    health=health,
                 )
             )
             self._health = health or self._health
@@ -186,6 +188,7 @@ def _write_part(piece: Piece, path: Path) -> Part:
         n_bytes=data.size,
         n_rows=piece.table.num_rows,
         versions=piece.versions or (piece.dispatch_version, piece.dispatch_version),
+        lean=piece.lean,
     )
 
 

@@ -94,7 +94,7 @@ def _rollout_row(item: LoggedGroup, rollout: Rollout, task_hash: str) -> dict[st
         "source": group.problem.source,
         "env": task.env,
         "env_version": group.env_version or None,
-        "image_digest": _image_digest(group.problem),
+        "image_digest": _image_digest(group.problem, rollout),
         "split": group.split,
         "policy_min": rollout.policy_min,
         "policy_max": rollout.policy_max,
@@ -129,10 +129,13 @@ def _sampling(sampling: Sampling | None) -> dict[str, Any]:
     return {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
 
 
-def _image_digest(problem: Problem) -> str | None:
-    """Of the container image that a task names in what the policy may see."""
-    digest = problem.task.payload.get("image_id") or problem.task.payload.get("image_digest")
-    return storable(str(digest)) if digest else None
+def _image_digest(problem: Problem, rollout: Rollout) -> str | None:
+    """Of the container image: what the environment handed over, or else what the task names."""
+    for place in (rollout.outcome, problem.task.payload):
+        for key in ("image_digest", "image_id"):
+            if digest := place.get(key):
+                return storable(str(digest))
+    return None
 
 
 def _parts(rollout: Rollout) -> list[tuple[str, dict[str, Any]]]:
