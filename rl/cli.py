@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
     sql.add_argument("query", metavar="QUERY", help="for example: SELECT env, avg(reward) FROM rollouts GROUP BY env")
 
+    runs = _command(commands, "runs", _runs, "list runs: state, steps, pass rates, drops, flags")
+    runs.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="folder that holds them (default: runs)")
+
+    compact = _command(commands, "compact", _compact, "merge the files of a run's log into few")
+    compact.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+
     show = _command(commands, "show", _show, "print one rollout: messages, score, timings")
     show.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
     show.add_argument("rollout", metavar="ROLLOUT", help="rollout id, as in the rollouts table")
@@ -205,6 +211,18 @@ def _sql(args: argparse.Namespace) -> int:
     from rl.log.query import sql_command
 
     return sql_command(args.run, args.query, as_json=args.as_json)
+
+
+def _runs(args: argparse.Namespace) -> int:
+    from rl.log.list_runs import runs_command
+
+    return runs_command(args.folder, as_json=args.as_json)
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from rl.log.compact import compact_command
+
+    return compact_command(args.run, as_json=args.as_json)
 
 
 def _show(args: argparse.Namespace) -> int:

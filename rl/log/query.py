@@ -15,20 +15,21 @@ import math
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from rl.log.blobs import read_blob
-from rl.log.manifest import Part, Parts, read_manifests
+from rl.log.manifest import Parts, read_manifests
 from rl.log.metrics import Metrics, read_metrics
 from rl.log.runs import RunPaths, find_run
 from rl.log.schema import ATTEMPTS, DATASETS, EVALS, METRICS, RUN_FLAGS, WRITERS
@@ -36,8 +37,22 @@ from rl.log.sources import dataset_sql, empty, quoted, superseded_sql
 from rl.log.text import shorten, visible
 from rl.log.views import VIEWS
 
+T = TypeVar("T")
 _MEMORY = "4GB"
 """A query must not push a training run on the same machine out of memory."""
+_ABOUT_THE_QUERY = (
+    duckdb.ParserException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.PermissionException,
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.OutOfMemoryException,
+    duckdb.InterruptException,
+    duckdb.NotImplementedException,
+    duckdb.SyntaxException,
+)
+"""Errors that no damaged file is the cause of."""
 _TABLE_ROWS = 1000
 _CELL_CHARS = 160
 _PIPE_WIDTH = 4000
@@ -67,23 +82,26 @@ class RunLog:
         self._folder = paths.log
         self._hold = _hold(paths.log)
         parts = read_manifests(paths.log)
-        self.problems = parts.problems
-        """One sentence for each part that is listed but damaged or gone; its rows are missing from the views."""
+        self._problems = list(parts.problems)
+        self._parts = list(parts.sealed)
         self.retired = parts.retired
         """Parts that retention gave up; their rows are missing from the views."""
+        self.health = parts.health
+        """What each writer had to wait for and to drop."""
         self._connection = duckdb.connect(":memory:", config={"memory_limit": _MEMORY, "temp_directory": ""})
         self._connection.execute("SET parquet_metadata_cache = true")
         metrics = read_metrics(paths.metrics)
         self._load_metrics(metrics)
         self._load_writers(parts)
-        repeated = parts.repeated and any(part.dataset == "rollouts" for part in parts.sealed)
-        if repeated:
-            self._connection.execute(f"CREATE TABLE superseded AS {superseded_sql(parts.sealed, describe=self._describe)}")
-        for name, schema in DATASETS.items():
-            self._create_view(name, schema, parts.sealed, repeated=repeated, metrics=metrics)
-        for name, view in VIEWS.items():
-            self._connection.execute(f"CREATE VIEW {name} AS {view.sql}")
+        self._attempts = metrics.attempts
+        self._repeated = parts.repeated
+        self._without_damaged(self._create_views)
         self._lock([str(part.path.resolve()) for part in parts.sealed])
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One sentence for each part that is listed but damaged or gone; its rows are missing from the views."""
+        return tuple(self._problems)
 
     def blob(self, reference: str) -> bytes:
         """The text behind a `stdout_ref` or `log_ref`. Raises ValueError for one that is unknown or damaged."""
@@ -96,7 +114,7 @@ class RunLog:
             statements = self._connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise QueryError("the log can only be read: give exactly one SELECT statement")
-            cursor = self._connection.execute(sql, list(parameters))
+            cursor = self._without_damaged(lambda: self._connection.execute(sql, list(parameters)))
             return Result(columns=_distinct([str(column[0]) for column in cursor.description or ()]), rows=self._rows())
         except (duckdb.Error, UnicodeError) as error:
             raise QueryError(str(error).strip()) from error
@@ -146,14 +164,38 @@ class RunLog:
         self._connection.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
         self._connection.unregister("incoming")
 
-    def _create_view(self, name: str, schema: pa.Schema, parts: Sequence[Part], *, repeated: bool, metrics: Metrics) -> None:
-        """A view over the sealed parts of one dataset, without the rows that a later attempt did again."""
-        self._create_table(name, empty(schema))
-        types = {str(row[0]): str(row[1]) for row in self._connection.execute(f"DESCRIBE {name}").fetchall()}
-        sql = dataset_sql(name, parts, types=types, describe=self._describe, repeated=repeated, attempts=metrics.attempts)
-        if sql is not None:
-            self._connection.execute(f"DROP TABLE {name}")
-            self._connection.execute(f"CREATE VIEW {name} AS {sql}")
+    def _create_views(self) -> None:
+        """Views over the sealed parts, without the rows that a later attempt did again, and the named views over those."""
+        run = self._connection.execute
+        repeated = self._repeated and any(part.dataset == "rollouts" for part in self._parts)
+        if repeated:
+            run(f"CREATE OR REPLACE TABLE superseded AS {superseded_sql(self._parts, describe=self._describe)}")
+        for name, schema in DATASETS.items():
+            self._connection.register("incoming", empty(schema))
+            types = {str(row[0]): str(row[1]) for row in run("DESCRIBE incoming").fetchall()}
+            sql = (
+                dataset_sql(name, self._parts, types=types, describe=self._describe, repeated=repeated, attempts=self._attempts)
+                or "SELECT " + ", ".join(f"NULL::{kind} AS {column}" for column, kind in types.items()) + " WHERE false"
+            )
+            run(f"CREATE OR REPLACE VIEW {name} AS {sql}")
+            self._connection.unregister("incoming")
+        for name, view in VIEWS.items():
+            run(f"CREATE OR REPLACE VIEW {name} AS {view.sql}")
+
+    def _without_damaged(self, action: Callable[[], T]) -> T:
+        """Repeat `action` without the parts that DuckDB cannot read; each becomes one of the `problems`."""
+        while True:
+            try:
+                return action()
+            except duckdb.Error as error:
+                damaged = [] if isinstance(error, _ABOUT_THE_QUERY) else [part for part in self._parts if not _readable(part.path)]
+                if not damaged:
+                    raise
+                why = str(error).strip().partition("\n")[0]
+                self._problems += [f"{part.path} is damaged: {why}" for part in damaged]
+                self._parts = [part for part in self._parts if part not in damaged]
+                if action != self._create_views:
+                    self._create_views()
 
     def _describe(self, source: str) -> Sequence[str]:
         return [str(row[0]) for row in self._connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
@@ -168,8 +210,6 @@ class RunLog:
 def sql_command(run: str, query: str, *, as_json: bool) -> int:
     """`rl sql`: print the result as a table or as JSON lines; 2 when the query is refused. Raises ValueError for an unknown run."""
     with RunLog(find_run(run)) as log:
-        for problem in log.problems:
-            print(f"left out: {visible(problem, one_line=True)}", file=sys.stderr)
         try:
             result = log.query(query)
             if as_json:
@@ -183,6 +223,9 @@ def sql_command(run: str, query: str, *, as_json: bool) -> int:
             return 2
         except BrokenPipeError:  # `rl sql ... | head`: nobody reads on, which is no error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        finally:
+            for problem in log.problems:
+                print(f"left out: {visible(problem, one_line=True)}", file=sys.stderr)
     return 0
 
 
@@ -246,6 +289,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return shorten(visible(value if isinstance(value, str) else str(value), one_line=True), _CELL_CHARS)
+
+
+def _readable(path: Path) -> bool:
+    """Whether every byte is as it was written; reads all of them."""
+    try:
+        with path.open("rb") as stream:
+            pq.read_table(stream, page_checksum_verification=True)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def _hold(folder: Path) -> contextlib.ExitStack:

@@ -64,7 +64,7 @@ class SealQueue(Generic[Item]):
     def offer(self, item: Item, *, cost: int, dataset: str) -> None:
         """Hand over what may be left out; never waits and never raises for a disk that fails."""
         with self._changed:
-            if self._failure or self._closing or not self._has_room(2 * cost):
+            if self._failure or self._closing or 2 * (self._cost + cost) > self._limit:
                 self._count(dataset, 1)
                 return
             self._append(item, cost)

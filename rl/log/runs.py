@@ -113,20 +113,21 @@ def find_run(name_or_path: str) -> Path:
     """The folder of a run given by path, or by its name under `runs/`. Raises ValueError with the nearest names."""
     candidates = [Path(name_or_path), RUNS / name_or_path] if name_or_path else []
     for root in candidates:
-        if _looks_like_run(root):
+        if looks_like_run(root):
             return root
     found = f"{name_or_path!r} is not a run: there is no run.json, metrics.jsonl or log in {' or '.join(map(str, candidates)) or 'it'}"
     near = Path(name_or_path).parent if len(Path(name_or_path).parts) > 1 else RUNS
     raise ValueError(found + _suggestion(Path(name_or_path).name, near))
 
 
-def _looks_like_run(root: Path) -> bool:
+def looks_like_run(root: Path) -> bool:
+    """Whether a folder is that of a run."""
     paths = RunPaths(root=root)
     return paths.identity.is_file() or paths.metrics.is_file() or any(paths.log.glob("manifest-*.jsonl"))
 
 
 def _suggestion(name: str, folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir() if _looks_like_run(path)) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.iterdir() if looks_like_run(path)) if folder.is_dir() else []
     if not names:
         return f"; there are no runs in {folder}/"
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)

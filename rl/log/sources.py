@@ -1,7 +1,7 @@
 """SQL over the parts of a log: each dataset as one view, whatever wrote its files.
 
-Files of the current schema version, which are nearly all, are read without opening each of them first. Those of other versions are
-read column by column: what they lack is null, what nobody knows is left out.
+What files of another schema version lack is null, what nobody knows is left out. Files of the current version, which are nearly all,
+are alike, so that one of them tells for all and the others are not opened until they are read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +30,8 @@ class Source:
     """Parts that are read by one call."""
 
     sql: str
-    columns: Mapping[str, str] | None
-    """Column of the view: expression, where the files are of another version; None: the files have exactly the view's columns."""
+    columns: Mapping[str, str]
+    """Column of the view: expression."""
 
 
 def dataset_sql(
@@ -82,14 +82,12 @@ def _sources(parts: Sequence[Part], *, describe: Columns) -> list[Source]:
         options = [] if current else ["union_by_name = true"]
         options += ["hive_partitioning = false"] if compacted else [f"hive_partitioning = true, hive_types = {{'{PARTITION}': BIGINT}}"]
         sql = f"read_parquet([{files}], {', '.join(options)})"
-        columns = None if current else {name: name for name in describe(sql)}
+        columns = {name: name for name in describe(sql)}
         found.append(Source(sql=sql, columns=columns))
     return found
 
 
 def _columns(source: Source, types: Mapping[str, str]) -> str:
-    if source.columns is None:
-        return ", ".join(types)
     return ", ".join(f"{source.columns.get(name, 'NULL')}::{kind} AS {name}" for name, kind in types.items())
 
 

@@ -179,6 +179,7 @@ def _write_part(piece: Piece, path: Path) -> Part:
         use_dictionary=_dictionary_columns(piece),
         use_byte_stream_split=list(split),
         row_group_size=_ROW_GROUP,
+        write_page_checksum=True,
     )
     data = buffer.getvalue()
     write_file(path, data)
