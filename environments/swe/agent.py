@@ -48,6 +48,7 @@ class RepoAgent:
         self._base: BaseTree | None = None
         self._box: AgentBox | None = None
         self._budget: Budget | None = None
+        self._exit_code: int | None = None
 
     async def reset(self) -> tuple[Message, ...]:
         """The task's prompt; its system message, or a new one, ends with the tools. Raises ValueError for a folder that is no task."""
@@ -65,6 +66,7 @@ class RepoAgent:
 
     async def step(self, action: Message) -> StepResult:
         """Make the call. Raises ContainerError and its relatives when the engine is at fault."""
+        self._exit_code = None
         try:
             call = parse_call(action.content, tool_format=self._options.tool_format)
             if call.name not in TOOLS:
@@ -114,6 +116,7 @@ class RepoAgent:
         box = await self._opened(containers)
         shown = await box.bash(command, seconds=options.command_seconds, keep=8 * options.observation_chars)
         text = cut_middle(shown.head, shown.tail, dropped=shown.dropped, chars=options.observation_chars)
+        self._exit_code = shown.code
         fresh = f"its variables and all that ran in the background are gone; the next call starts a fresh shell in {self._task().work_dir}"
         notes = {
             "done": f"[exit code {shown.code}]" if shown.code else "",
@@ -177,7 +180,8 @@ class RepoAgent:
         """`name`: of the tool; empty for a message that calls none, which in CWM's form is answered by the user."""
         budget, self._budget = self._budget, None
         content = observation(text, budget)
-        message = Message(role="tool", name=name, content=content) if name else Message(role="user", content=content)
+        tool = Message(role="tool", name=name, content=content, exit_code=self._exit_code)
+        message = tool if name else Message(role="user", content=content)
         return StepResult(messages=(message,), done=False)
 
 

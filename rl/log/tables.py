@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from environments.records import Message, Problem
-from environments.reply import ToolCall, ToolCallError, only_tool_call
+from rl.log.calls import tool_call
 from rl.log.columns import concatenated, identity, lists
 from rl.log.schema import ROLLOUTS, SCORES, TOKENS, TURNS
 from rl.log.storage import Piece
@@ -195,7 +195,7 @@ def _shown(message: Message, *, keep: KeepBlob) -> dict[str, Any]:
 
 def _said(text: str, turn: Turn, *, span: tuple[int, int]) -> dict[str, Any]:
     """A turn of the policy."""
-    call = _tool_call(text)
+    call = tool_call(text)
     versions = turn.completion.versions_T
     return {
         "text": storable(text),
@@ -209,13 +209,6 @@ def _said(text: str, turn: Turn, *, span: tuple[int, int]) -> dict[str, Any]:
         "finish_reason": turn.completion.stop_reason.value,
         "policy_version": int(versions[0]) if len(versions) else None,
     }
-
-
-def _tool_call(text: str) -> ToolCall | None:
-    try:
-        return only_tool_call(text)
-    except ToolCallError:
-        return None
 
 
 def _turn_of_message(rollout: Rollout) -> dict[int, int]:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 
 from environments.records import Json, Message, StopReason, Task
 from environments.registry import identity
-from environments.reply import ToolCall, ToolCallError, final_part, only_tool_call
+from environments.reply import ToolCall, final_part
 from rewards.score import Score
+from rl.log.calls import tool_call
 from rl.records import Rollout, RolloutGroup
 
 _FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.M | re.S)
@@ -70,7 +71,7 @@ class RolloutView:
     @cached_property
     def calls(self) -> tuple[ToolCall, ...]:
         """Its tool calls."""
-        return tuple(call for text in self.said if (call := _call(text)) is not None)
+        return tuple(call for text in self.said if (call := tool_call(text)) is not None)
 
     @cached_property
     def code(self) -> tuple[str, ...]:
@@ -144,10 +145,3 @@ def view_of(group: RolloutGroup, rollout: Rollout, *, surprise: float, history: 
         surprise=surprise,
         history=history,
     )
-
-
-def _call(text: str) -> ToolCall | None:
-    try:
-        return only_tool_call(text)
-    except ToolCallError:
-        return None
