@@ -179,10 +179,10 @@ ARRAYS = {"learner": ("learner_logprob", "entropy")}
 """Columns that retention empties; of `tokens` it drops whole parts."""
 
 BYTE_STREAM_SPLIT: dict[str, tuple[str, ...]] = {
-    "tokens": ("behaviour_logprob.list.element",),
+    "tokens": ("token_ids.list.element", "behaviour_logprob.list.element"),
     "learner": ("learner_logprob.list.element",),
 }
-"""Float columns whose bytes compress better when they are transposed; logprobs keep all 32 bits."""
+"""Columns whose bytes compress better when they are transposed; logprobs keep all 32 bits."""
 
 METRICS = pa.schema(
     [

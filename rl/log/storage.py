@@ -180,6 +180,7 @@ def _write_part(piece: Piece, path: Path) -> Part:
         use_byte_stream_split=list(split),
         row_group_size=_ROW_GROUP,
         write_page_checksum=True,
+        write_statistics=[field.name for field in table.schema if not pa.types.is_nested(field.type)],
     )
     data = buffer.getvalue()
     write_file(path, data)
