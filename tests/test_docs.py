@@ -36,8 +36,11 @@ from rl.authoring.probes import PROBES
 from rl.authoring.records import RULE_NAMES
 from rl.cli import main
 from rl.graders import check_rewards
+from rl.log.flags import Flags, known_rules
 from rl.log.query import RunLog
+from rl.log.views import VIEWS
 from rl.loss import _RECIPES
+from tests.log_fakes import make_group, make_rollout, make_turn
 from tests.ring import DEADLINE, ROOT, make_tiny_model, metrics
 from tests.test_swe_source import make_folder
 
@@ -46,7 +49,7 @@ pytestmark = pytest.mark.timeout(600)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
-COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "show", "plot", "doctor")
+COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "runs", "compact", "show", "plot", "doctor")
 RECORDED = {"benchmarks.md", "graders.md", "math.md", "quickstart.md", "quickstart.png", "sandbox.md", "smollm2_svamp.md"}
 """Of docs/results: written when a run is recorded."""
 
@@ -208,7 +211,7 @@ def trained(workspace: Path) -> Path:
 @pytest.mark.parametrize(("where", "command"), COMMANDS, ids=[where for where, _ in COMMANDS])
 def test_every_command_has_a_test(where: str, command: str) -> None:
     known = [command in table for table in (RUN, CHECKED, ANSWERED, NOT_RUN)]
-    if re.match(r"rl (sql|show|plot|doctor)\b", command):
+    if re.match(r"rl (sql|runs|compact|show|plot|doctor)\b", command):
         return
     assert sum(known) == 1, f"{where}: add {command!r} to one of the tables of this file: run it, or say why not"
 
@@ -217,7 +220,7 @@ def test_the_tables_hold_nothing_that_is_gone() -> None:
     assert {*RUN, *CHECKED, *ANSWERED, *NOT_RUN} <= {command for _, command in COMMANDS}
 
 
-LOG_COMMANDS = [(where, command) for where, command in COMMANDS if re.match(r"rl (sql|show|plot)\b", command)]
+LOG_COMMANDS = [(where, command) for where, command in COMMANDS if re.match(r"rl (sql|runs|compact|show|plot)\b", command)]
 
 
 @pytest.mark.parametrize(("where", "command"), LOG_COMMANDS, ids=[where for where, _ in LOG_COMMANDS])
@@ -307,6 +310,27 @@ def test_fences_say_what_they_are(fence: Fence) -> None:
 def test_no_two_snippets_are_one_file() -> None:
     titles = [fence.title for fence in FENCES if fence.title]
     assert len(titles) == len(set(titles))
+
+
+def test_the_rule_of_an_author_raises_its_flag(workspace: Path) -> None:
+    load_plugins([str(workspace / "my_flags.py")])
+    text = "I am sorry, the answer is 4."
+    group = make_group(rollouts=[make_rollout("a-0", turns=[make_turn(context=[1], sampled=[2], text=text)])])
+    assert Flags().flags(group) == {"a-0": {"apology": "it says sorry"}}
+
+
+def test_the_page_of_the_logs_has_every_flag_and_every_column_of_the_named_views() -> None:
+    text = (ROOT / "docs" / "logs.md").read_text()
+    assert re.findall(
+        r"^\| `(\w+)` \| (?:on the run: )?(?:files|code|a file|at least|more|mean|a message|a limit|training)", text, re.M
+    ) == [
+        *sorted(known_rules(), key=text.index),
+        "reward_up_heldout_down",
+    ]
+    for name, view in VIEWS.items():
+        (row,) = re.findall(rf"^\| `{name}` \| [^|]*\| ([^|]*) \|$", text, re.M)
+        documented = re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row))
+        assert documented == list(view.columns), name
 
 
 def test_the_readme_shows_the_example_as_it_is() -> None:
