@@ -1,16 +1,21 @@
 """What the rollout log costs: tokens a second and core, bytes a token, and the share of a training step.
 
     python benchmarks/log.py [--groups 256] [--tokens 2048] [--rate 20000]
+    python benchmarks/log.py --views [--rollouts 1000000]
 
 Groups of 8 rollouts with real records (messages, parts, logprobs that differ in all bits) go through the rollout writer with all its
 flag rules, and through the learner's writer, to files that are synced. A core's rate counts the processor time of all threads. The
 share of a training step is that of a ring which trains on `--rate` tokens a second on this machine's cores: the processor time of the
 log's threads and calls, divided by the step's. The machine's limits stand beside it: copying the same bytes in memory, and writing the
-same files and syncing them without anything else. Prints one JSON line.
+same files and syncing them without anything else.
+
+`--views` makes a synthetic run instead and times every named view over it: all of its rows fetched, median of 5, milliseconds; beside
+them the time to open the log and the least that a query can take, counting the rollouts' rewards. Prints one JSON line.
 """
 
 import argparse
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +26,9 @@ from benchmarks.machine import print_result
 from environments.records import Message, Problem, StopReason, Task
 from rewards.score import Score, ScorePart, ScoreStatus
 from rl.log.flags import Flags
+from rl.log.query import RunLog
+from rl.log.synthetic import write_synthetic_run
+from rl.log.views import VIEWS
 from rl.log.writer import LearnerWriter, RolloutWriter
 from rl.records import Completion, Rollout, RolloutGroup, SampleStats, Sampling, StepStats, TrainSample, Turn
 
@@ -156,13 +164,47 @@ def limits(folder: Path, paths: list[Path]) -> dict[str, float]:
     return {"memory_copy_gb_per_s": copied / 1e9, "disk_mb_per_s": total / (time.perf_counter() - started) / 1e6}
 
 
+def measure_views(folder: Path, *, rollouts: int) -> dict[str, float | dict[str, float]]:
+    """Milliseconds: making the run, opening its log, and each named view."""
+    started = time.perf_counter()
+    write_synthetic_run(folder, rollouts=rollouts)
+    made = time.perf_counter()
+    with RunLog(folder) as log:
+        opened = time.perf_counter()
+
+        def median_ms(sql: str) -> float:
+            took = []
+            for _ in range(5):
+                began = time.perf_counter()
+                for _ in log.query(sql).rows:
+                    pass
+                took.append(time.perf_counter() - began)
+            return round(1e3 * statistics.median(took), 1)
+
+        views = {name: median_ms(f"FROM {name}") for name in VIEWS}
+        least = median_ms("SELECT count(*), avg(reward) FROM rollouts")
+    return {
+        "made_s": round(made - started, 1),
+        "open_ms": round(1e3 * (opened - made), 1),
+        "views_ms": views,
+        "slowest_ms": max(views.values()),
+        "limit_one_column_ms": least,
+    }
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--groups", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=2048, help="sampled tokens a rollout")
     parser.add_argument("--rate", type=float, default=20_000.0, help="tokens a second that the ring trains on")
+    parser.add_argument("--views", action="store_true", help="time the named views instead")
+    parser.add_argument("--rollouts", type=int, default=1_000_000, help="of the synthetic run")
     args = parser.parse_args()
+    if args.views:
+        with tempfile.TemporaryDirectory() as name:
+            print_result(benchmark="log_views", rollouts=args.rollouts, **measure_views(Path(name) / "run", rollouts=args.rollouts))
+        return
     random = np.random.default_rng(0)
     groups = [make_group(index, tokens=args.tokens, random=random) for index in range(args.groups)]
     n_tokens = sum(PROMPT + rollout.n_sampled for group in groups for rollout in group.rollouts)

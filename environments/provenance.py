@@ -26,14 +26,18 @@ def code_version(found: object) -> str:
 def source_hash(*modules: str, name: str = "") -> str:
     """16 hexadecimal digits over `name` and the code of modules: the version of an installed package, else the Python files of the
     module's folder when it lies in a package, or its own file."""
-    digest = hashlib.sha256(name.encode())
-    for module in sorted(set(modules)):
-        distribution = _distribution(module)
-        digest.update(f"\0{module}\0{distribution and metadata.version(distribution)}".encode())
-        if distribution in (None, OWN):
-            for file in _files(module):
-                digest.update(b"\0" + file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:_DIGITS]
+    parts = sorted({_module_hash(module) for module in modules})
+    return hashlib.sha256("\0".join([name, *parts]).encode()).hexdigest()[:_DIGITS]
+
+
+def _module_hash(module: str) -> str:
+    """The same wherever a plugin file lies: its module's name depends on the place, its content does not."""
+    distribution = _distribution(module)
+    digest = hashlib.sha256(f"{module} {metadata.version(distribution)}".encode() if distribution else b"")
+    if distribution in (None, OWN):
+        for file in _files(module):
+            digest.update(b"\0" + file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _files(module: str) -> list[Path]:

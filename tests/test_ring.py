@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rl.log.alive import RunState
+from rl.log.list_runs import summarize_run
 from rl.log.query import RunLog
 from tests.ring import (
     actor_pids,
@@ -60,6 +62,16 @@ def test_the_log_has_every_rollout_once(reference: Path) -> None:
         assert list(reader.query("SELECT count(*) FROM learner").rows) == [(6 * 4 * 4,)]
         versions = list(reader.query("SELECT DISTINCT dispatch_version FROM rollouts WHERE split = 'train' ORDER BY 1").rows)
         assert versions == [(v,) for v in range(6)]
+        made_by = "SELECT DISTINCT scorer, max_tokens, len(scorer_hash), len(tokenizer_hash), len(template_hash) FROM rollouts"
+        assert list(reader.query(made_by).rows) == [("digits", 6, 16, 16, 16)]
+        assert list(reader.query("SELECT count(*), count(DISTINCT rollout_id) FROM scores WHERE live").rows) == [(96 + 16, 96 + 16)]
+        loop = "SELECT DISTINCT name FROM spans WHERE actor = 'loop' AND train_step = 2 ORDER BY name"
+        assert list(reader.query(loop).rows) == [("checkpoint",), ("log",), ("rollout",), ("sync",), ("train",)]
+        worker = "SELECT name, count(DISTINCT rollout_id) FROM spans WHERE rollout_id NOT LIKE 'h%' GROUP BY name ORDER BY name"
+        assert list(reader.query(worker).rows) == [("environment", 96), ("generate", 96), ("score", 96)]
+    run = summarize_run(reference)
+    assert (run.state, run.steps, run.steps_in_all, run.log_drops, run.problems) == (RunState.FINISHED, 6, 6, {}, 0)
+    assert {path.parent.name for path in (reference / "log").rglob("*.parquet")} == {"compacted"}, "the end of a run compacts its log"
 
 
 @pytest.mark.parametrize("workers", [3])
@@ -76,6 +88,7 @@ def test_a_killed_run_resumes_bit_for_bit(reference: Path, model: Path, tmp_path
     below = descendants(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
+    assert summarize_run(run).state is RunState.DIED
     # Ray's own agents look for their parent every few seconds only; what matters is that nothing of ours computes on.
     ours = [pid for pid in below if any(name in command_line(pid) for name in ("Actor", "rl.cli"))]
     for _ in range(100):
@@ -118,6 +131,7 @@ def test_ctrl_c_stops_cleanly_and_the_run_goes_on(reference: Path, model: Path, 
     output = finish(process, status=130)
     assert "--resume goes on" in output
     assert "Traceback" not in output
+    assert summarize_run(run).state is RunState.STOPPED
     rl("train", config, "--resume")
     assert model_bytes(run) == model_bytes(reference)
 
