@@ -33,7 +33,7 @@ class RunObserver:
         self._metrics = MetricsWriter(run.metrics, attempt=identity.attempt, restored_step=restored_step)
         self._learner_log = LearnerWriter(run.root, attempt=identity.attempt)
         self._spans = SpanWriter(run.root, attempt=identity.attempt, actor="loop")
-        self._upkeep = Upkeep(run.root, config.log, say=self.say)
+        self._upkeep = Upkeep(run.root, config.log)
         self._heartbeat = Heartbeat(run.alive)
         self._rules = RunRules()
         self._log = run.log
@@ -98,6 +98,8 @@ class RunObserver:
             tracker.step(metrics)
         self._progress.step(metrics)
         self._rules.step(metrics)
+        if problem := self._upkeep.problem():
+            self.say(problem)
         if result.step % self._config.checkpoint.every == 0:
             self._upkeep.tick(version=result.step)
         self._log_seconds = time.monotonic() - now

@@ -6,6 +6,7 @@ invisible: a compaction replaces many parts by few in one line. A torn last line
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,8 +77,8 @@ class Parts:
     sealed: tuple[Part, ...]
     problems: tuple[str, ...]
     """One sentence for each listed part that is missing or has another size than the manifest says."""
-    repeated: bool
-    """Whether some group was written more than once: by two attempts, or by a worker that died before it delivered."""
+    repeated: tuple[str, ...]
+    """Groups that were written more than once: by two attempts, or by a worker that died before it delivered."""
     retired: tuple[Part, ...]
     """Parts that retention gave up."""
     superseded: tuple[Part, ...]
@@ -138,7 +139,7 @@ def decode(line: bytes, folder: Path) -> Entry | None:
 def read_manifests(folder: Path) -> Parts:
     """All sealed parts of a run's `log` folder, in a stable order."""
     listed: dict[Path, Part] = {}
-    groups: list[str] = []
+    groups: Counter[str] = Counter()
     superseded: set[Path] = set()
     retired: set[Path] = set()
     health: dict[str, WriterHealth] = {}
@@ -148,7 +149,7 @@ def read_manifests(folder: Path) -> Parts:
             if entry is None:
                 continue
             listed.update((part.path, part) for part in entry.parts)
-            groups += entry.groups
+            groups.update(entry.groups)
             superseded.update(folder / path for path in entry.supersedes)
             retired.update(folder / path for path in entry.retired)
             if entry.health is not None:
@@ -167,7 +168,7 @@ def read_manifests(folder: Path) -> Parts:
     return Parts(
         sealed=tuple(sealed),
         problems=tuple(problems),
-        repeated=len(set(groups)) < len(groups),
+        repeated=tuple(group for group, count in groups.items() if count > 1),
         retired=tuple(part for path, part in listed.items() if path in retired),
         superseded=tuple(part for path, part in listed.items() if path in superseded),
         health=health,

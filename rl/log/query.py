@@ -167,9 +167,9 @@ class RunLog:
     def _create_views(self) -> None:
         """Views over the sealed parts, without the rows that a later attempt did again, and the named views over those."""
         run = self._connection.execute
-        repeated = self._repeated and any(part.dataset == "rollouts" for part in self._parts)
+        repeated = bool(self._repeated) and any(part.dataset == "rollouts" for part in self._parts)
         if repeated:
-            run(f"CREATE OR REPLACE TABLE superseded AS {superseded_sql(self._parts, describe=self._describe)}")
+            run(f"CREATE OR REPLACE TABLE superseded AS {superseded_sql(self._parts, groups=self._repeated, describe=self._describe)}")
         for name, schema in DATASETS.items():
             self._connection.register("incoming", empty(schema))
             types = {str(row[0]): str(row[1]) for row in run("DESCRIBE incoming").fetchall()}

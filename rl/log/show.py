@@ -77,6 +77,7 @@ def _print_head(console: Console, row: Row, siblings: Sequence[Row]) -> None:
         "score": f"{reward}  {row['status']}",
         "reason": row["reason"],
         **{f"part {name}": f"{part['value']:g} x {part['weight']:g}  {part['reason']}" for name, part in row["parts"].items()},
+        **{f"flag {name}": reason for name, reason in (row["flag_reasons"] or {}).items()},
         "ended by": " ".join(filter(None, (row["stop_reason"], row["error_type"]))),
         "outcome": shorten(row["outcome"] or "", _OUTCOME_CHARS),
         "tokens": f"{row['prompt_tokens']} prompt, {row['sampled_tokens']} sampled, {row['env_tokens']} others; {row['n_turns']} turns",

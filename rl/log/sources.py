@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rl.log.manifest import Part
 from rl.log.metrics import Attempt
-from rl.log.schema import DATASETS, PARTITION, REPEATABLE, SCHEMA_VERSION
+from rl.log.schema import PARTITION, REPEATABLE, SCHEMA_VERSION
 
 Columns = Callable[[str], Sequence[str]]
 """Names of the columns of a source."""
@@ -47,17 +47,20 @@ def dataset_sql(
         sources += [Source(sql=source.sql, columns=_LIVE_SCORES) for source in _sources(old, describe=describe)]
     if not sources:
         return None
-    where = _where(dataset, repeated=repeated, attempts=attempts)
-    return " UNION ALL ".join(f"SELECT {_columns(source, types)} FROM {source.sql}{where}" for source in sources)
+    counted = _restriction(dataset, repeated=repeated, attempts=attempts)
+    return " UNION ALL ".join(f"SELECT {_columns(source, types)} FROM {source.sql}{counted}" for source in sources)
 
 
-def superseded_sql(parts: Sequence[Part], *, describe: Columns) -> str:
-    """Rows of `rollouts` that the same rollout of a later attempt, or a later one of the same attempt, replaces."""
+def superseded_sql(parts: Sequence[Part], *, groups: Sequence[str], describe: Columns) -> str:
+    """Rows of `rollouts` that the same rollout of a later attempt, or a later one of the same attempt, replaces.
+
+    `groups` are those that were written more than once.
+    """
     sources = _sources([part for part in parts if part.dataset == "rollouts"], describe=describe)
-    every = " UNION ALL ".join(f"SELECT rollout_id, attempt, logged FROM {source.sql}" for source in sources)
+    among = f"group_id IN ({', '.join(map(quoted, groups))})"
+    every = " UNION ALL ".join(f"SELECT rollout_id, attempt, logged FROM {source.sql} WHERE {among}" for source in sources)
     rank = "row_number() OVER (PARTITION BY rollout_id ORDER BY attempt DESC, logged DESC)"
-    return f"""WITH every AS ({every}), twice AS (SELECT rollout_id FROM every GROUP BY rollout_id HAVING count(*) > 1)
-        SELECT rollout_id, attempt, logged FROM every WHERE rollout_id IN (FROM twice) QUALIFY {rank} > 1"""
+    return f"SELECT rollout_id, attempt, logged FROM ({every}) QUALIFY {rank} > 1"
 
 
 def quoted(text: str) -> str:
@@ -91,14 +94,11 @@ def _columns(source: Source, types: Mapping[str, str]) -> str:
     return ", ".join(f"{source.columns.get(name, 'NULL')}::{kind} AS {name}" for name, kind in types.items())
 
 
-def _where(dataset: str, *, repeated: bool, attempts: Sequence[Attempt]) -> str:
+def _restriction(dataset: str, *, repeated: bool, attempts: Sequence[Attempt]) -> str:
     """Leaves out what a later attempt did again."""
     if dataset == "learner":
         stale = [f"(attempt < {a.attempt} AND train_step > {a.restored_step})" for a in attempts if a.attempt > 1]
         return f" WHERE NOT ({' OR '.join(stale)})" if stale else ""
     if repeated and dataset in REPEATABLE:
-        return " WHERE (rollout_id, attempt, logged) NOT IN (FROM superseded)"
+        return " ANTI JOIN superseded USING (rollout_id, attempt, logged)"
     return ""
-
-
-assert set(REPEATABLE) <= set(DATASETS)

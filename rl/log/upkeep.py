@@ -1,7 +1,6 @@
 """Compaction and retention beside a run, in a thread of the driver: training never waits for them."""
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from configs.schema import LogConfig
@@ -15,12 +14,12 @@ _LEAST_PARTS = 64
 
 
 class Upkeep:
-    """Looks after one log. What goes wrong is said, and tried again the next time."""
+    """Looks after one log. What goes wrong is kept for `problem`, and tried again the next time."""
 
-    def __init__(self, run_dir: Path, config: LogConfig, *, say: Callable[[str], None]) -> None:
+    def __init__(self, run_dir: Path, config: LogConfig) -> None:
         self._run_dir = run_dir
         self._retention = Retention(keep_tokens_versions=config.keep_tokens_versions, max_bytes=int(config.max_gb * 2**30))
-        self._say = say
+        self._problem = ""
         self._thread: threading.Thread | None = None
 
     def tick(self, *, version: int) -> None:
@@ -29,6 +28,11 @@ class Upkeep:
             arguments = {"before": version - _BEHIND, "least_parts": _LEAST_PARTS}
             self._thread = threading.Thread(target=self._pass, kwargs=arguments, name="log-upkeep", daemon=True)
             self._thread.start()
+
+    def problem(self) -> str:
+        """What went wrong since the last call; empty when nothing did."""
+        problem, self._problem = self._problem, ""
+        return problem
 
     def finish(self) -> None:
         """The last pass, over everything; all writers must be closed."""
@@ -43,4 +47,4 @@ class Upkeep:
         except CompactionRuns:
             return
         except (RunFailed, OSError, ValueError) as error:
-            self._say(f"the log was not compacted: {error}")
+            self._problem = f"the log was not compacted: {error}"
