@@ -187,16 +187,19 @@ class Loop:
         async with self._background(self._generators.watch):
             await self._publish()
             if self._buffer.version == 0:
-                await self._evaluate()
+                with self._clock.phase("evaluate", step=1):
+                    await self._evaluate()
             while self._buffer.version < self._config.run.steps and not self._stopping:
                 groups = await self._collect()
                 if not groups:
                     break
                 await self._step(groups)
             if self._saved_version != self._buffer.version or self._stopping:
-                await self._save()
+                with self._clock.phase("checkpoint", step=self._buffer.version):
+                    await self._save()
             if self._buffer.version >= self._config.run.steps and not self._due(self._config.evaluation.every):
-                await self._evaluate()
+                with self._clock.phase("evaluate", step=self._buffer.version):
+                    await self._evaluate()
             if self._dropped:
                 self._observer.say(f"dropped after the last step: {dict(self._dropped)}")
 

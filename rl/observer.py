@@ -34,7 +34,8 @@ class RunObserver:
         self._learner_log = LearnerWriter(run.root, attempt=identity.attempt)
         self._spans = SpanWriter(run.root, attempt=identity.attempt, actor="loop")
         self._upkeep = Upkeep(run.root, config.log)
-        self._heartbeat = Heartbeat(run.alive)
+        self._heartbeat: Heartbeat | None = None
+        self._alive = run.alive
         self._rules = RunRules()
         self._log = run.log
         self._log_before = log_health(run.log)
@@ -48,6 +49,7 @@ class RunObserver:
         self._log_seconds = 0.0
 
     def __enter__(self) -> Self:
+        self._heartbeat = Heartbeat(self._alive)
         self._progress.__enter__()
         return self
 
@@ -62,7 +64,8 @@ class RunObserver:
             if error is None:
                 self._upkeep.finish()
         finally:
-            self._heartbeat.end(self._how_it_ended(error))
+            if self._heartbeat is not None:
+                self._heartbeat.end(self._how_it_ended(error))
 
     def _how_it_ended(self, error: BaseException | None) -> str:
         if error is not None:
@@ -103,7 +106,8 @@ class RunObserver:
         if result.step % self._config.checkpoint.every == 0:
             self._upkeep.tick(version=result.step)
         self._log_seconds = time.monotonic() - now
-        self.span(Span(name="log", started=time.time() - self._log_seconds, ended=time.time(), version=result.step, train_step=result.step))
+        ended = time.time()
+        self.span(Span(name="log", started=ended - self._log_seconds, ended=ended, version=result.step - 1, train_step=result.step))
 
     def _log_since(self) -> WriterHealth:
         """What the log's writers, those of other processes too, have waited for and dropped since the last step."""
