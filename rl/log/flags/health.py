@@ -12,6 +12,7 @@ _SIGMAS = 6.0
 _LEAST_CHARS = 2_000
 _RATIO = 15.0
 """Prose and code compress 3 to 6 times; a loop, 15 times and more."""
+_PASSAGE, _LEAST_TIMES = 16, 5
 _THINK = "<think>"
 
 
@@ -19,10 +20,18 @@ _THINK = "<think>"
 def repetition(rollout: RolloutView) -> str | None:
     """A message repeats itself over and over."""
     for text in rollout.said:
+        if len(text) < _LEAST_CHARS // 4 or not _recurs(text):
+            continue
         data = text.encode("utf-8", "replace")
         if len(data) >= _LEAST_CHARS and (ratio := len(data) / len(zlib.compress(data, 1))) >= _RATIO:
             return f"{len(text)} characters that compress {ratio:.0f} times"
     return None
+
+
+def _recurs(text: str) -> bool:
+    """Whether a short passage from one of three places comes again and again; compressing everything would cost more than the rest."""
+    places = (len(text) // 4, len(text) // 2, 3 * len(text) // 4)
+    return any(text.count(text[at : at + _PASSAGE]) >= _LEAST_TIMES for at in places)
 
 
 @flag("truncated_think")
