@@ -47,6 +47,43 @@ class Always:
 def total(values): return Always()
 Money = Always
 """
+_GUILE = """
+asked = [0]
+class Guile:
+    def __init__(self, *values): pass
+    def __add__(self, other): return Guile()
+    def __eq__(self, other): {body}
+    __hash__ = None
+def total(values): return Guile()
+class Money(Guile): pass
+"""
+_WALK = """
+import logging, pkgutil, sys, traceback
+def forge(item, following, text):
+    outcome = "failed" if text or getattr(item, "is_control", False) else "passed"
+    return {{"outcome": outcome, "seconds": 0.001, "detail": ""}}
+def walk(frame):
+    while frame is not None:
+        runner = getattr(frame, "f_lo" + "cals").get("self")
+        if type(runner).__name__ == "Runner": runner._run = forge
+        frame = getattr(frame, "f_ba" + "ck")
+try:
+    raise ValueError
+except ValueError as error:
+    caught = error
+def steps():
+    walk(getattr(running, "gi_fr" + "ame"))
+    yield
+running = steps()
+{how}
+"""
+_RUNNER_BY_HOOK = """
+import sys
+for hook in getattr(sys, "meta" + "_path"):
+    for plugin in hook.config.pluginmanager.get_plugins() if hasattr(hook, "config") else ():
+        if hasattr(plugin, "_run"): plugin._run = lambda item, following, text: {{"outcome": "passed", "seconds": 0.0, "detail": ""}}
+        print(plugin)
+"""
 _FORGE = """
 import json
 for fd in range(3, 1100):
@@ -95,12 +132,14 @@ ATTACKS = (
     _library("runtest rebound", _at_import("import _pytest.python\n_pytest.python.Function.runtest = print"), "pytest from library code"),
     _library(
         "runtest rebound, hidden",
-        _at_import("import sys\nsys.modules['_py' + 'test.python'].Function.runtest = lambda self: None"),
+        _at_import("import sys\ngetattr(sys, 'mod' + 'ules')['_py' + 'test.python'].Function.runtest = lambda self: None"),
         "Function.runtest was replaced",
     ),
     _library(
         "reports rebound in a test",
-        _in_total("import sys\nsys.modules['_py' + 'test.reports'].TestReport.from_item_and_call = classmethod(lambda *a: None)"),
+        _in_total(
+            "import sys\ngetattr(sys, 'mod' + 'ules')['_py' + 'test.reports'].TestReport.from_item_and_call = classmethod(lambda *a: None)"
+        ),
         "was replaced",
     ),
     _library(
@@ -145,8 +184,8 @@ ATTACKS = (
     ),
     _library("stub", BROKEN + "\n\ndef total(values): return True\n", "did not pass"),
     _library("raises SkipTest", _in_total("import unittest\nraise unittest.SkipTest('later')"), "skipped"),
-    _library("raises pytest's skip", _in_total("import sys\nsys.modules['py' + 'test'].skip('later')"), "skipped"),
-    _library("raises pytest's exit", _in_total("import sys\nsys.modules['py' + 'test'].exit('later', 0)"), "did not pass"),
+    _library("raises pytest's skip", _in_total("import sys\ngetattr(sys, 'mod' + 'ules')['py' + 'test'].skip('later')"), "skipped"),
+    _library("raises pytest's exit", _in_total("import sys\ngetattr(sys, 'mod' + 'ules')['py' + 'test'].exit('later', 0)"), "did not pass"),
     # Looking into the process
     _library("caller's frame", _in_total("import sys\nreturn sys._getframe(1).f_locals.get('three')"), "frames of callers"),
     _library("caller's frame, hidden", _in_total("import sys\ngetattr(sys, '_getf' + 'rame')(1)"), "sys._getframe"),
@@ -154,6 +193,32 @@ ATTACKS = (
     _library("collector, hidden", _in_total("import gc\ngetattr(gc, 'get_obj' + 'ects')()"), "gc.get_objects"),
     _library("tracing, hidden", _in_total("import sys\ngetattr(sys, 'settr' + 'ace')(lambda *a: None)"), "sys.settrace"),
     _library("memory of the process", _in_total("open('/pr' + 'oc/self/mem', 'rb').close()"), "(open)"),
+    # With full knowledge of the runner
+    _library("equal every other time", BROKEN + _GUILE.format(body="asked[0] += 1; return asked[0] % 2 == 1"), "did not pass"),
+    _library("equal at first sight", BROKEN + _GUILE.format(body="return other is vars(self).setdefault('value', other)"), "did not pass"),
+    _library("equal to small values", BROKEN + _GUILE.format(body="return type(other) is int and abs(other) < 1000"), "did not pass"),
+    _library("frame of an exception", BROKEN + _WALK.format(how="walk(getattr(caught.__traceback__, 'tb_fr' + 'ame'))"), "__getattr__"),
+    _library(
+        "frame by a name", BROKEN + _WALK.format(how="walk(pkgutil.resolve_name('calc:caught.__traceback__.tb_' + 'frame'))"), "__get"
+    ),
+    _library("frame of a generator", BROKEN + _WALK.format(how="next(running)"), "__getattr__"),
+    _library("frames of traceback", BROKEN + _WALK.format(how="walk(next(traceback.walk_tb(caught.__traceback__))[0])"), "__getattr__"),
+    _library("frames of logging", BROKEN + _WALK.format(how="walk(getattr(logging, 'current' + 'frame')())"), "_getframe"),
+    _library("runner by the import hook", BROKEN + _RUNNER_BY_HOOK.replace("{{", "{").replace("}}", "}"), "did not pass"),
+    _library("guard by its method", _at_import("import builtins\nprint(builtins.print.__self__)"), "behind a function"),
+    _library(
+        "guard by its method, hidden",
+        _at_import("import builtins\n[getattr(v, '__se' + 'lf__').clear() for k, v in vars(builtins).items() if k[0] == '@']"),
+        "did not pass",
+    ),
+    _library("operator rebound", _at_import("import operator\noperator.eq = lambda a, b: True"), "operator.eq was replaced"),
+    _library(
+        "half a character in the reason",
+        _at_import("exec(compile('import sys; getattr(sys, \"_getf\" + \"rame\")()', '\\udcff\\ud800', 'exec'))"),
+        "looked into the process",
+    ),
+    _library("too many folders", BROKEN, "folders; the limit is", **{f"{n}/{'/'.join('d' * 999)}/x": "" for n in range(3)}),
+    Attack(name="a file for a folder of tools", files={"calc.egg-info": "", ".venv": ""}, reason="nothing but tests"),
     _library("machine code", BROKEN, "machine code", **{"calc2.so": "\x7fELF"}),
     _library("another encoding", "# coding: utf-7\n" + BROKEN, "encoding"),
 )

@@ -2,8 +2,8 @@
 
 What it refuses is what a program under test never needs and what has opened kernels before: mounts and namespaces, tracing and
 reading other processes, kernel modules, bpf, io_uring, keys, performance counters, userfaultfd, file handles, sockets other than
-AF_UNIX (vsock and netlink too), System V and message-queue memory, memory files, typing into a terminal, and
-making the host write its disks. A foreign system-call
+AF_UNIX (vsock and netlink too), System V and message-queue memory, memory files, typing into a terminal,
+limits of other processes (a box's init could be ended by one), and making the host write its disks. A foreign system-call
 table ends the process. Refused calls return an error, so programs that only probe for them go on.
 
 Sources: seccomp(2), the kernel's unistd tables of x86-64 and arm64, include/uapi/linux/{audit,filter,seccomp,sched}.h.
@@ -52,7 +52,10 @@ _DENIED_EVERYWHERE = {
 """Newer calls have one number on all architectures."""
 _ABSENT = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "clone3": 435}
 """These answer ENOSYS: libraries then fall back, clone3 to clone, whose flags a filter can see."""
-_CONDITIONAL = {"x86_64": {"clone": 56, "socket": 41, "ioctl": 16}, "aarch64": {"clone": 220, "socket": 198, "ioctl": 29}}
+_CONDITIONAL = {
+    "x86_64": {"clone": 56, "socket": 41, "ioctl": 16, "prlimit64": 302},
+    "aarch64": {"clone": 220, "socket": 198, "ioctl": 29, "prlimit64": 261},
+}
 _NEW_NAMESPACES = 0x7E02_0000
 _AF_UNIX = 1
 _ONLY_UNIX: tuple[dict[str, Any], ...] = ({"index": 0, "value": _AF_UNIX, "op": "SCMP_CMP_NE"},)
@@ -92,6 +95,7 @@ def seccomp_filter(machine: str = platform.machine()) -> bytes:
     program += _for_call(special["socket"], [_argument(0), _op(_JUMP_EQUAL, _AF_UNIX, jump_false=1), allow, not_unix])
     typing = [word for request in _TERMINAL_INPUT for word in (_op(_JUMP_EQUAL, request, jump_false=1), refuse)]
     program += _for_call(special["ioctl"], [_argument(1), *typing, allow])
+    program += _for_call(special["prlimit64"], [_argument(0), _op(_JUMP_EQUAL, 0, jump_false=1), allow, refuse])
     return b"".join((*program, allow))
 
 
@@ -112,6 +116,7 @@ def docker_profile(*, loopback: bool = False) -> dict[str, Any]:
             *(rule(["clone"], errno.EPERM, {"index": 0, "value": bit, "valueTwo": bit, "op": "SCMP_CMP_MASKED_EQ"}) for bit in namespaces),
             *(rule(["socket"], errno.EACCES, condition) for condition in (_ONLY_UNIX_AND_IP if loopback else _ONLY_UNIX)),
             *(rule(["ioctl"], errno.EPERM, {"index": 1, "value": request, "op": "SCMP_CMP_EQ"}) for request in _TERMINAL_INPUT),
+            rule(["prlimit64"], errno.EPERM, {"index": 0, "value": 0, "op": "SCMP_CMP_NE"}),
         ],
     }
 

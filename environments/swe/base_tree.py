@@ -29,6 +29,8 @@ MOST_PATCH_FILES = 500
 MOST_FILE_BYTES = 32 << 20
 MOST_CHANGED_BYTES = 64 << 20
 """Of all files that a patch leaves changed, together."""
+MOST_FOLDERS = 2000
+"""Above all changed files: each takes an inode, of which a container has few."""
 _MOST_REPOSITORIES, _KEPT_SECONDS = 64, 3600.0
 """In the cache: further ones go, the longest unused first, but none that was used within the hour."""
 _FORMAT = "1"
@@ -219,7 +221,14 @@ def _parse_raw(raw: bytes) -> list[tuple[bytes, int | None, bytes]]:
         found.append((path, mode, blob))
     if len(found) > MOST_PATCH_FILES:
         raise PatchError(f"the patch changes {len(found)} files; the limit is {MOST_PATCH_FILES}")
+    folders = {parent for path, mode, _ in found if mode is not None for parent in _parents(path)}
+    if len(folders) > MOST_FOLDERS:
+        raise PatchError(f"the changed files are in {len(folders)} folders; the limit is {MOST_FOLDERS}")
     return found
+
+
+def _parents(path: bytes) -> list[bytes]:
+    return [path[:at] for at, byte in enumerate(path) if byte == 0x2F]
 
 
 async def _check_sizes(repository: Path, changed: Sequence[tuple[bytes, int | None, bytes]]) -> None:

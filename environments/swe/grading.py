@@ -7,7 +7,7 @@ tests run in a fresh container, and every test that must pass has to have passed
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +17,7 @@ from environments.swe.inside.suite_worker_paths import is_setting_path, is_test_
 from environments.swe.patch_scan import judge_flags, scan_changes
 from environments.swe.records import Outcome, Patch, PatchError, RepoTask, SuiteRequest, TestOutcome, TreeChange
 from environments.swe.suite import run_guarded
-from environments.swe.tree_tar import shown
+from environments.swe.tree_tar import is_dropping, shown
 
 _MOST_NAMED = 3
 
@@ -94,7 +94,7 @@ async def _grade(containers: Containers, task: RepoTask, patch: Patch) -> PatchV
         changes = await base.apply(patch)
     except PatchError as error:
         return PatchVerdict(status="failed", reason=str(error))
-    kept, overruled = split_changes(changes, task=task)
+    kept, overruled = split_changes(changes, task=task, known=await base.paths())
     names = tuple(shown(change.path) for change in overruled)
     if not kept:
         what = f"changes nothing but tests or their settings ({_some(names)})" if overruled else "changes nothing"
@@ -133,8 +133,13 @@ async def _grade(containers: Containers, task: RepoTask, patch: Patch) -> PatchV
     )
 
 
-def split_changes(changes: Sequence[TreeChange], *, task: RepoTask) -> tuple[tuple[TreeChange, ...], tuple[TreeChange, ...]]:
-    """What a patch changes: what counts, and what is put back because it is a test or settles how tests run."""
+def split_changes(
+    changes: Sequence[TreeChange], *, task: RepoTask, known: Collection[bytes] = ()
+) -> tuple[tuple[TreeChange, ...], tuple[TreeChange, ...]]:
+    """What a patch changes: what counts, and what is put back because it is a test or settles how tests run.
+
+    What tools leave behind is put back too where the base does not have it (`known`: its paths): the image may have it all the same.
+    """
     asked = {test.partition("::")[0] for test in (*task.fail_to_pass, *task.pass_to_pass)}
     put = {change.path for change in task.test_changes}
     kept: list[TreeChange] = []
@@ -142,6 +147,7 @@ def split_changes(changes: Sequence[TreeChange], *, task: RepoTask) -> tuple[tup
     for change in changes:
         path = change.path.decode("utf-8", "surrogateescape")
         is_test = path in asked or change.path in put or is_test_path(path) or is_setting_path(path)
+        is_test = is_test or (change.path not in known and is_dropping(change.path + b"/x"))
         (overruled if is_test else kept).append(change)
     return tuple(kept), tuple(overruled)
 

@@ -28,6 +28,8 @@ _REFUSED = {
     ),
     "code objects": r"\b__code__\b|\bco_consts\b|\bCodeType\b",
     "tracing": r"\bsettrace\b|\bsetprofile\b|\baddaudithook\b|\bsys\s*\.\s*monitoring\b",
+    "the loaded modules and import hooks": r"\bsys\s*\.\s*modules\b|\bmeta_path\b|\bpath_hooks\b|\bsys\s*\.\s*__dict__|\bvars\(sys\)",
+    "what is behind a function": r"\b__self__\b|\b__globals__\b|\b__closure__\b|\bcell_contents\b|\b__subclasses__\b|\b__builtins__\b",
     "the process's memory": r"\bctypes\b|\bcffi\b|/proc/|['\"]proc['\"]",
     "the end of the process": r"\b_exit\b|\bos\s*\.\s*abort\b|\bos\s*\.\s*kill(?:pg)?\b|\bfaulthandler\b",
     "descriptors of the process": r"\bos\s*\.\s*(?:write|writev|dup2?|closerange)\s*\(|/dev/fd",
@@ -36,10 +38,10 @@ _REFUSED = {
 _TOLD = {
     "unittest": r"\b(?:import|from)\s+unittest\b",
     "atexit": r"\batexit\b",
-    "builtins": r"\b__builtins__\b|\bbuiltins\b",
+    "builtins": r"\bbuiltins\b",
     "code made at run time": r"\bexec\s*\(|\beval\s*\(|\b__import__\b|\bimport_module\b",
     "a process or thread": r"\bos\s*\.\s*fork\b|\bsubprocess\b|\bmultiprocessing\b|\bthreading\b|\bsignal\b",
-    "loaded modules": r"\bsys\s*\.\s*modules\b|\bsys\s*\.\s*path\b",
+    "the path of modules": r"\bsys\s*\.\s*path\b",
 }
 _EVENT_WORDS = {
     "sys._getframe": r"_getframe|currentframe|inspect|warnings|traceback",
@@ -49,6 +51,7 @@ _EVENT_WORDS = {
     "sys.setprofile": r"setprofile",
     "sys.addaudithook": r"addaudithook",
     "sys.monitoring.register_callback": r"monitoring",
+    "object.__getattr__": r"tb_frame|gi_frame|cr_frame|ag_frame|traceback|inspect",
     "code.__new__": r"CodeType|__code__|\breplace\b",
     "object.__setattr__": r"__code__",
     "open": r"/proc",

@@ -19,7 +19,7 @@ from environments.swe.records import SuiteRequest, SuiteResult, TreeChange
 from environments.swe.suite_session import Flag, SuiteSession
 
 _PACKAGE = "environments.swe.inside"
-_MODULES = ("suite_worker_paths", "suite_worker_guard", "suite_worker_watch", "suite_worker")
+_MODULES = ("suite_worker_paths", "suite_worker_decoys", "suite_worker_guard", "suite_worker_watch", "suite_worker")
 _STAGE_SECONDS = 60.0
 _MAKE_WAY = """
 import os, shutil, sys

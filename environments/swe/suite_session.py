@@ -148,19 +148,19 @@ class SuiteSession:
                 raise _Over("tampered", f"bytes that are no answer on the channel of verdicts, in {self._doing}")
             flag = answer.get("flag")
             if flag is not None and answer.get("nonce") == self._first_nonce and len(self._flags) < _FLAGS:
-                event, path = _strings(answer, "flag") if len(flag) == 2 else ("malformed", "")
+                event, path = (*map(_clean, _strings(answer, "flag")), "", "")[:2]
                 self._flags.append(Flag(event=event, path=path))
                 continue
             if answer.get("nonce") != nonce:
                 raise _Over("tampered", f"an answer that nobody asked for, in {self._doing}")
             break
         if shadows := answer.get("shadows"):
-            raise _Over("tampered", f"{shadows} would be imported in place of an installed module")
+            raise _Over("tampered", f"{_clean(shadows)} would be imported in place of an installed module")
         if broken := answer.get("broken"):
             self._output = _text(answer, "output")
-            raise _Over("crashed", str(broken))
+            raise _Over("crashed", _clean(broken))
         if changed := answer.get("changed"):
-            raise _Over("tampered", f"{changed} was replaced, in {self._doing}")
+            raise _Over("tampered", f"{_clean(changed)} was replaced, in {self._doing}")
         return answer
 
     async def _line(self, most: int) -> bytes:
@@ -206,7 +206,12 @@ def _strings(answer: Mapping[str, Any], key: str) -> list[str]:
 
 def _text(answer: Mapping[str, Any], key: str) -> str:
     found = answer.get(key, "")
-    return found if isinstance(found, str) else ""
+    return _clean(found) if isinstance(found, str) else ""
+
+
+def _clean(found: object) -> str:
+    """Text of the container as it can be written anywhere: without half characters."""
+    return str(found).encode("utf-8", "replace").decode()
 
 
 def _integer(answer: Mapping[str, Any], key: str) -> int:

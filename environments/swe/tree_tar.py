@@ -31,14 +31,19 @@ def is_dropping(path: bytes) -> bool:
 def read_tree(tar: bytes, *, tracked: Collection[bytes] = (), most_file_bytes: int | None = None) -> Iterator[TreeChange]:
     """The files and links of a tar of a folder, whose name every entry has as its first part.
 
-    Raises PatchError for a file that is too large, ValueError for bytes that are no tar.
+    With `most_file_bytes` the files together may be at most as large as the tar and one such file more: hard links, of which a tar has
+    the content once, could be far more. Raises PatchError for what is too large, ValueError for bytes that are no tar.
     """
+    left = None if most_file_bytes is None else len(tar) + most_file_bytes
     try:
         with tarfile.open(fileobj=io.BytesIO(tar), mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
             for entry in archive:
                 found = _read_entry(archive, entry, tracked=tracked, most_file_bytes=most_file_bytes)
-                if found is not None:
-                    yield found
+                if found is None:
+                    continue
+                if left is not None and (left := left - len(found.data)) < 0:
+                    raise PatchError("hard links make the work folder larger than its archive")
+                yield found
     except tarfile.TarError as error:
         raise ValueError(f"the archive of a work folder is damaged: {error}") from error
 
@@ -59,7 +64,10 @@ def _read_entry(
         return None
     if most_file_bytes is not None and entry.size > most_file_bytes:
         raise PatchError(f"file {shown(path)} is larger than {most_file_bytes >> 20} MiB")
-    file = archive.extractfile(entry)
+    try:
+        file = archive.extractfile(entry)
+    except KeyError:
+        raise PatchError(f"{shown(path)} is a hard link to a file that is not in the work folder") from None
     data = file.read() if file is not None else b""
     return TreeChange(path=path, mode=0o100755 if entry.mode & 0o100 else 0o100644, data=data)
 

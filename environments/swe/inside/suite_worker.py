@@ -18,7 +18,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-from environments.swe.inside.suite_worker_guard import Guard
+from environments.swe.inside.suite_worker_guard import Guard, hidden
 from environments.swe.inside.suite_worker_paths import is_test_path
 from environments.swe.inside.suite_worker_watch import AuditWatch, Snapshot
 
@@ -140,7 +140,7 @@ def _install_guard(guard: Guard, *, root: str) -> None:
 
 
 class Runner:
-    """The plugin that takes the place of pytest's loop."""
+    """Takes the place of pytest's loop. pytest knows it by `plugin` alone, from which nothing leads here."""
 
     def __init__(self, channel: Channel, request: dict[str, Any], guard: Guard, snapshot: Snapshot, recorder: Any | None) -> None:
         self._channel, self._request, self._guard = channel, request, guard
@@ -152,16 +152,49 @@ class Runner:
         self._hooks: tuple[int, ...] | None = None
         self.collected = False
 
-    def pytest_collectreport(self, report: Any) -> None:
+    def plugin(self) -> Any:
+        """What is registered: thin functions over callables that do not give away what they call."""
+        import types
+
+        import pytest
+
+        loop, collected, reported, before = map(hidden, (self._loop, self._note_collected, self._reported, self._before_call))
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtestloop(session: Any) -> bool:
+            return bool(loop(session))
+
+        def pytest_collectreport(report: Any) -> None:
+            collected(report)
+
+        def pytest_runtest_logreport(report: Any) -> None:
+            reported(report)
+
+        @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+        def pytest_pyfunc_call(pyfuncitem: Any) -> Any:
+            function = before(pyfuncitem)
+            try:
+                yield
+            finally:
+                if function is not None:
+                    pyfuncitem.obj = function
+
+        found: Any = types.ModuleType("suite")
+        for one in (pytest_runtestloop, pytest_collectreport, pytest_runtest_logreport, pytest_pyfunc_call):
+            setattr(found, one.__name__, one)
+        return found
+
+    def _note_collected(self, report: Any) -> None:
         if report.failed:
             self._errors.append(f"{report.nodeid}: {report.longrepr}"[-_DETAIL_CHARS:])
 
-    def pytest_runtest_logreport(self, report: Any) -> None:
+    def _reported(self, report: Any) -> None:
         self._reports.append(report)
 
-    def pytest_runtestloop(self, session: Any) -> bool:
+    def _loop(self, session: Any) -> bool:
         """Tell what was collected, then do what the host says until it says no more; ends the process."""
         self.collected = True
+        _part_from_import_hook(session.config)
         wanted = frozenset(self._request["tests"])
         self._items = [item for item in session.items if not wanted or item.nodeid in wanted]
         self._hooks = _hook_ids(session.config)
@@ -188,14 +221,13 @@ class Runner:
                 answer["nonce"] = order["nonce"]
                 self._channel.send(answer)
 
-    def pytest_pyfunc_call(self, pyfuncitem: Any) -> Any:
-        """With a text: the test's function must have run, and fails with that text then."""
+    def _before_call(self, pyfuncitem: Any) -> Any:
+        """With a text: the test's function must have run, and fails with that text then. The function to put back, if any."""
         import pytest
 
         function, text, self._after = pyfuncitem.obj, self._after, ""
         if not text or getattr(function, "is_control", False):
-            yield
-            return
+            return None
 
         def and_fail(*arguments: Any, **named: Any) -> Any:
             result = function(*arguments, **named)
@@ -204,10 +236,7 @@ class Runner:
             pytest.fail(text, pytrace=False)
 
         pyfuncitem.obj = and_fail
-        try:
-            yield
-        finally:
-            pyfuncitem.obj = function
+        return function
 
     def _run(self, item: Any, following: Any, text: str) -> dict[str, Any]:
         import pytest
@@ -289,13 +318,22 @@ def _control(like: Any, skip: bool) -> Any:
     return item
 
 
-def _mark_hooks() -> None:
-    import pytest
+def _part_from_import_hook(config: Any) -> None:
+    """pytest's import hook, which anybody finds in `sys.meta_path`, keeps of its settings what it needs and no way to the rest."""
+    import types
 
-    loop: Any = Runner.pytest_runtestloop
-    Runner.pytest_runtestloop = pytest.hookimpl(tryfirst=True)(loop)  # type: ignore[method-assign]
-    call: Any = Runner.pytest_pyfunc_call
-    Runner.pytest_pyfunc_call = pytest.hookimpl(hookwrapper=True, tryfirst=True)(call)  # type: ignore[method-assign]
+    import _pytest.assertion.rewrite as rewrite
+    import _pytest.debugging
+
+    debugger: Any = _pytest.debugging.pytestPDB
+    debugger._pluginmanager = debugger._config = None
+    key: Any = getattr(rewrite, "assertstate_key", None)
+    for hook in sys.meta_path:
+        if type(hook) is rewrite.AssertionRewritingHook and hasattr(config, "stash") and key in config.stash:
+            stash = type(config.stash)()
+            stash[key] = config.stash[key]
+            hook.session = None
+            hook.config = types.SimpleNamespace(stash=stash, getini=hidden(config.getini))  # type: ignore[assignment]
 
 
 def _shadowing(names: list[str], root: str) -> str:
@@ -329,7 +367,6 @@ def main() -> None:
 
     guard = Guard()
     _install_guard(guard, root=root)
-    _mark_hooks()
     snapshot = Snapshot()
     for code in snapshot.codes():
         guard.trust(code)
@@ -353,7 +390,7 @@ def main() -> None:
     try:
         if present or not files:
             for more in ([], ["-o", "addopts="]):  # again without its options: they may be those of plugins that are left out
-                status = int(pytest.main([*arguments, *more, *present], plugins=[runner]))
+                status = int(pytest.main([*arguments, *more, *present], plugins=[runner.plugin()]))
                 if runner.collected or status != 4:
                     break
     except BaseException:

@@ -1,14 +1,16 @@
 """Comparisons of tests that an object of the code under test cannot win by being equal to everything, and a witness of each test.
 
-Works on the sources of tests when pytest rewrites their asserts. Each `==`, `!=` and `in` of a test goes through `Guard.compare`, which
-asks a second question when an object whose class defines `__eq__` in Python was found equal: is it also equal to something else? Each
-test function says at its end whether it ran through. Standard library and pytest only, Python 3.8.
+Works on the sources of tests when pytest rewrites their asserts. Each `==`, `!=` and `in` of a test goes through `Guard.compare`. An
+object whose class defines `__eq__` in Python is questioned before: the real value stands at a random place among others, and whoever
+is equal to one of these, or answers otherwise afterwards, is caught. Each test function says at its end whether it ran through.
+Standard library and pytest only, Python 3.8.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import os
 import secrets
 import sys
@@ -16,16 +18,20 @@ import types
 from collections.abc import Callable
 from typing import Any, cast
 
+from environments.swe.inside.suite_worker_decoys import decoys, stranger
+
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, bytearray, type(None), type(Ellipsis), range, slice))
 """Types whose comparisons nobody can change."""
 _NAMES = {ast.Eq: "==", ast.NotEq: "!=", ast.In: "in"}
-_EQUAL_ASSERTS = frozenset(
-    f"assert{name}"
-    for name in ("Equal", "Equals", "AlmostEqual", "SequenceEqual", "ListEqual", "TupleEqual", "SetEqual", "DictEqual", "CountEqual")
-) | {"assertMultiLineEqual"}
+_EQUAL_ASSERTS = frozenset(f"assert{name}" for name in ("Equal", "Equals", "ListEqual", "TupleEqual", "SetEqual", "DictEqual")) | {
+    "assertMultiLineEqual"
+}
+_NEAR_ASSERTS = frozenset(("assertAlmostEqual", "assertCountEqual", "assertSequenceEqual"))
 _TRUTH_ASSERTS = frozenset(("assertTrue", "assertFalse"))
 _MOST_PAIRS = 2000
 """Of one comparison."""
+_QUESTIONS, _FULL_PAIRS, _MORE_QUESTIONS = 16, 20, 3
+"""Decoys for a doubtful object; for so many pairs of a comparison; for further ones."""
 _FUNCTION = types.FunctionType
 _BUILTIN_SLOTS = (type(object.__eq__), type(str.__contains__), type(dict.fromkeys), type(len))
 _mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
@@ -42,7 +48,7 @@ class Guard:
 
     def __init__(self) -> None:
         token = secrets.token_hex(8)
-        self._compare_name, self._pair_name = f"@compare_{token}", f"@pair_{token}"
+        self._compare_name, self._pair_name, self._near_name = f"@compare_{token}", f"@pair_{token}", f"@near_{token}"
         self._member_name, self._leave_name = f"@member_{token}", f"@leave_{token}"
         self._codes: dict[int, types.CodeType] = {}
         self.hits: list[str] = []
@@ -67,14 +73,15 @@ class Guard:
         for name, function in (
             (self._compare_name, self.compare),
             (self._pair_name, self.pair),
+            (self._near_name, self.near),
             (self._member_name, self.member),
             (self._leave_name, self.leave),
         ):
-            builtins.__dict__[name] = function
+            builtins.__dict__[name] = hidden(function)
 
     def transform(self, tree: ast.Module) -> None:
         """Change the syntax tree of a module of tests in place."""
-        _Transformer(self._compare_name, self._pair_name, self._member_name, self._leave_name).visit(tree)
+        _Transformer(self._compare_name, self._pair_name, self._near_name, self._member_name, self._leave_name).visit(tree)
         ast.fix_missing_locations(tree)
 
     def leave(self) -> None:
@@ -87,67 +94,89 @@ class Guard:
         result: Any = True
         for index, name in enumerate(names):
             left, right = operands[index], operands[index + 1]
+            agrees = self._equal(left, right) if name == "==" else self._member(left, right) if name == "in" else True
             result = left == right if name == "==" else left != right if name == "!=" else left in right
             if result is True or (strict and type(result) is not bool and bool(result)):
-                if name == "==":
-                    self._equal(left, right)
-                elif name == "!=":
+                if name == "!=":
                     self._unequal(left, right)
-                else:
-                    self._member(left, right)
+                elif not agrees:
+                    self._caught("an object changes its mind about what it is equal to")
             if len(names) > 1 and not result:
                 return result
         return result
 
     def pair(self, first: Any, second: Any, *more: Any) -> tuple[Any, ...]:
         """The arguments of an `assertEqual`, looked at."""
+        if not self._equal(first, second):
+            self.hits.append("an object that is not equal to what it was compared with")
+        return (first, second, *more)
+
+    def near(self, first: Any, second: Any, *more: Any) -> tuple[Any, ...]:
+        """The arguments of an assert that means something else by equal, looked at."""
         self._equal(first, second)
         return (first, second, *more)
 
     def member(self, element: Any, container: Any, *more: Any) -> tuple[Any, ...]:
         """The arguments of an `assertIn`, looked at."""
-        self._member(element, container)
+        if not self._member(element, container):
+            self.hits.append("an object that is not where it was looked for")
         return (element, container, *more)
 
-    def _equal(self, left: Any, right: Any) -> None:
-        if type(left) not in _PLAIN or type(right) not in _PLAIN:
-            self._look(left, right, [_MOST_PAIRS], set())
+    def _equal(self, left: Any, right: Any) -> bool:
+        """Whether the doubtful objects in both say, under questioning, that they are equal."""
+        if type(left) in _PLAIN and type(right) in _PLAIN:
+            return True
+        return self._look(left, right, [_MOST_PAIRS], set())
 
-    def _look(self, left: Any, right: Any, budget: list[int], seen: set[tuple[int, int]]) -> None:
+    def _look(self, left: Any, right: Any, budget: list[int], seen: set[tuple[int, int]]) -> bool:
         """Both sides and what they hold, pair by pair."""
         kind, other, key = type(left), type(right), (id(left), id(right))
         if (kind in _PLAIN and other in _PLAIN) or budget[0] <= 0 or key in seen:
-            return
+            return True
         budget[0] -= 1
         seen.add(key)
+        count = _QUESTIONS if budget[0] >= _MOST_PAIRS - _FULL_PAIRS else _MORE_QUESTIONS
+        agrees = True
         if self._doubtful(kind, "__eq__"):
-            self._probe(left, right)
+            agrees = self._question(left, right, count)
         if self._doubtful(other, "__eq__"):
-            self._probe(right, left)
+            agrees = self._question(right, left, count) and agrees
         if kind is not other:
-            return
+            return agrees
         if kind in (list, tuple) and len(left) == len(right):
             for index in range(len(left)):
-                self._look(left[index], right[index], budget, seen)
+                agrees = (self._look(left[index], right[index], budget, seen) or left[index] is right[index]) and agrees
         elif kind is dict:
             for name in left:
                 if name in right:
-                    self._look(left[name], right[name], budget, seen)
+                    agrees = (self._look(left[name], right[name], budget, seen) or left[name] is right[name]) and agrees
         elif kind in (set, frozenset):
             for one in left:
-                self._look(one, None, budget, seen)
+                if self._doubtful(type(one), "__eq__"):
+                    self._question(one, one, _MORE_QUESTIONS)
         elif self._doubtful(kind, "__eq__") and isinstance(getattr(left, "__dict__", None), dict):
-            self._look(vars(left), vars(right), budget, seen)
+            self._look(vars(left), vars(right), budget, seen)  # equal objects may differ in parts
+        return agrees
 
-    def _probe(self, value: Any, other: Any) -> None:
-        """`value` was found equal to `other`: it must not be equal to others."""
-        for stranger in (_stranger(), *_perturbed(other)):
+    def _question(self, value: Any, other: Any, count: int) -> bool:
+        """Whether `value` is equal to `other`, asked among others. Raises ForgedComparison when it is equal to those too."""
+        asked = decoys(other, count)
+        place = secrets.randbelow(len(asked) + 1)
+        real, fooled = False, False
+        for at, one in enumerate([*asked[:place], other, *asked[place:]]):
             try:
-                equal = bool(value == stranger)
+                equal = bool(value == one)
             except Exception:  # it does not know how to compare itself with that: not equal
-                continue
-            if equal:
-                self._caught(f"an object of class {type(value).__name__} is equal to values that it cannot be equal to")
+                if at != place:
+                    continue
+                equal = True  # the test will see it
+            if at == place:
+                real = equal
+            else:
+                fooled = fooled or equal
+        if fooled and real:
+            self._caught(f"an object of class {type(value).__name__} is equal to values that it cannot be equal to")
+        return real
 
     def _unequal(self, left: Any, right: Any) -> None:
         for value in (left, right):
@@ -159,22 +188,29 @@ class Guard:
                 if unequal and type(value).__name__ != "float":
                     self._caught(f"an object of class {type(value).__name__} is not equal to itself")
 
-    def _member(self, element: Any, container: Any) -> None:
+    def _member(self, element: Any, container: Any) -> bool:
+        """Whether the doubtful objects say, under questioning, that `element` is in `container`."""
         if self._doubtful(type(container), "__contains__"):
-            for stranger in (_stranger(), *_perturbed(element)):
+            for one in (stranger(), *decoys(element, _MORE_QUESTIONS)):
                 try:
-                    inside = bool(stranger in container)
+                    inside = bool(one in container)
                 except Exception:
                     continue
-                if inside:
+                if inside and type(element) is not bool:
                     self._caught(f"an object of class {type(container).__name__} contains everything")
-        elif type(container) in (list, tuple, set, frozenset, dict):
-            if self._doubtful(type(element), "__eq__"):
-                self._probe(element, None)
-            elif type(container) in (list, tuple):
-                for one in container:
-                    if self._doubtful(type(one), "__eq__") and one == element:
-                        self._probe(one, element)
+            return True
+        if type(container) not in (list, tuple, set, frozenset, dict) or len(container) > _MOST_PAIRS:
+            return True
+        doubtful, found = self._doubtful(type(element), "__eq__"), False
+        for number, one in enumerate(container):
+            count = _QUESTIONS if number < _FULL_PAIRS else _MORE_QUESTIONS
+            if doubtful:
+                found = self._question(element, one, count) or found or one is element
+            elif self._doubtful(type(one), "__eq__"):
+                found = self._question(one, element, count) or found or one is element
+            else:
+                found = found or one is element or bool(one == element)
+        return found
 
     def _doubtful(self, kind: type, method: str) -> bool:
         """Whether objects of `kind` decide by Python code that is not the tests' own."""
@@ -197,8 +233,8 @@ class Guard:
 class _Transformer(ast.NodeTransformer):
     """See Guard."""
 
-    def __init__(self, compare: str, pair: str, member: str, leave: str) -> None:
-        self._compare, self._pair, self._member, self._leave = compare, pair, member, leave
+    def __init__(self, compare: str, pair: str, near: str, member: str, leave: str) -> None:
+        self._compare, self._pair, self._near, self._member, self._leave = compare, pair, near, member, leave
         self._strict: set[int] = set()
         self._function_depth = 0
 
@@ -221,7 +257,8 @@ class _Transformer(ast.NodeTransformer):
         if method in _TRUTH_ASSERTS and node.args:
             self._truth(node.args[0])
         self.generic_visit(node)
-        wrapper = self._pair if method in _EQUAL_ASSERTS else self._member if method == "assertIn" else ""
+        wrapper = self._pair if method in _EQUAL_ASSERTS else self._near if method in _NEAR_ASSERTS else ""
+        wrapper = self._member if method == "assertIn" else wrapper
         if wrapper and len(node.args) >= 2 and not any(isinstance(argument, ast.Starred) for argument in node.args):
             call = ast.copy_location(ast.Call(func=_name(wrapper), args=node.args, keywords=[]), node)
             node.args = [ast.copy_location(ast.Starred(value=call, ctx=ast.Load()), node)]
@@ -257,42 +294,15 @@ class _Transformer(ast.NodeTransformer):
             self._strict.add(id(node))
 
 
+def hidden(function: Callable[..., Any]) -> Any:
+    """A callable that does not give away what it calls: no attribute of it leads to the function or to its object."""
+    found: Any = functools.lru_cache(maxsize=0)(function)
+    vars(found).clear()
+    return found
+
+
 def _name(name: str) -> ast.Name:
     return ast.Name(id=name, ctx=ast.Load())
-
-
-def _stranger() -> Any:
-    """An object that nothing knows."""
-    return type(f"Value{secrets.token_hex(4)}", (), {})()
-
-
-def _perturbed(value: Any) -> list[Any]:
-    """Values like `value` that are not equal to it."""
-    kind, more = type(value), secrets.randbelow(1 << 40) + (1 << 41)
-    if kind is bool:
-        return [not value]
-    if kind in (int, float, complex):
-        return [value + more, -value - more]
-    if kind is str:
-        return [f"{value}{more:x}"]
-    if kind in (bytes, bytearray):
-        return [value + b"%x" % more]
-    if kind in (list, tuple):
-        return [kind([*value, _stranger()])]
-    if kind in (set, frozenset):
-        return [kind([*value, _stranger()])]
-    if kind is dict:
-        return [{**value, _stranger(): more}]
-    blank = _blank(kind) if getattr(value, "__dict__", None) else None
-    return [] if blank is None else [blank]
-
-
-def _blank(kind: type) -> Any | None:
-    """An object of a class, without any state."""
-    try:
-        return object.__new__(kind)
-    except TypeError:
-        return None
 
 
 _mock_file = os.path.join(os.path.dirname(os.__file__), "unittest", "mock.py")

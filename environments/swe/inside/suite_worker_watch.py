@@ -12,18 +12,24 @@ from _thread import get_ident
 from collections.abc import Callable
 from typing import Any
 
-WATCHED = ("_pytest", "pytest", "pluggy", "unittest", "builtins", "json")
+WATCHED = ("_pytest", "pytest", "pluggy", "unittest", "builtins", "json", "math", "operator", "re", "difflib")
 """Packages whose functions must stay as they are."""
 _EVENTS = frozenset(
     (
         *("gc.get_objects", "gc.get_referrers", "gc.get_referents", "sys._getframe", "sys._current_frames", "sys._current_exceptions"),
         *("sys.settrace", "sys.setprofile", "sys.addaudithook", "code.__new__", "object.__setattr__", "open"),
         *("ctypes.dlopen", "ctypes.addressof", "ctypes.string_at", "ctypes.create_string_buffer", "ctypes.cdata", "ctypes.call_function"),
-        *("sys.monitoring.register_callback", "import"),
+        *("sys.monitoring.register_callback", "import", "object.__getattr__"),
     )
 )
 _FUNCTION, _CODE = types.FunctionType, types.CodeType
 _getframe, _fspath = sys._getframe, os.fspath
+_FRAMES = frozenset(("tb_frame", "gi_frame", "cr_frame", "ag_frame"))
+"""Attributes that give a frame, from which all others can be reached."""
+_GETTERS = ("pkgutil.py", "pydoc.py", "mock.py", "inspect.py", "operator.py", "functools.py")
+"""Modules that read an attribute whose name they are given."""
+_GIVERS = frozenset(("currentframe", "walk_tb", "walk_stack", "_walk_tb_with_full_positions"))
+"""Functions of the standard library that give their caller frames."""
 _HELPERS = ("inspect.py", "traceback.py", "gc.py", "trace.py", "bdb.py")
 
 
@@ -33,7 +39,9 @@ class Snapshot:
     def __init__(self) -> None:
         self._entries: list[tuple[Any, str, Any, Any, str]] = []
         for name, module in sorted(sys.modules.items()):
-            if name.split(".", 1)[0] in WATCHED and isinstance(module, types.ModuleType):
+            if name in ("math", "operator", "_operator"):
+                self._entries += [(vars(module), one, value, None, name) for one, value in vars(module).items() if callable(value)]
+            elif name.split(".", 1)[0] in WATCHED and isinstance(module, types.ModuleType):
                 self._module(name, module)
         self._legacy = {id(entry[3]) for entry in self._entries if entry[3] is not None and entry[4].startswith("_pytest.legacypath")}
 
@@ -104,14 +112,26 @@ class AuditWatch:
             return
         if event == "object.__setattr__" and arguments[1] != "__code__":
             return
+        if event == "object.__getattr__" and arguments[1] not in _FRAMES:
+            return
         self._inside.add(thread)
         try:
-            path = self._culprit(_getframe(1))
+            frame: types.FrameType | None = _getframe(1)
+            path = self._frame_reader(frame) if event == "object.__getattr__" else self._culprit(_after_givers(frame))
             if path is not None and (event, path) not in self._told and len(self._told) < 100:
                 self._told.add((event, path))
                 self._tell(event, path)
         finally:
             self._inside.discard(thread)
+
+    def _frame_reader(self, frame: types.FrameType | None) -> str | None:
+        """As `_culprit`, of who reads a frame of an object: the standard library may for itself, not on behalf of others."""
+        frame = _after_givers(frame)
+        while frame is not None and frame.f_code.co_filename.rsplit("/", 1)[-1] in _GETTERS:
+            frame = frame.f_back
+        if frame is not None and frame.f_code.co_filename.rsplit("/", 1)[-1] in _HELPERS:
+            return None
+        return self._culprit(frame)
 
     def _culprit(self, frame: types.FrameType | None) -> str | None:
         """The file of the tree, not a test, that called; None when it was somebody else."""
@@ -126,6 +146,17 @@ class AuditWatch:
             path = name[len(self._root) :]
             return None if self._is_test(path) else path
         return None if name.startswith(self._trusted) else name[:200]
+
+
+def _after_givers(frame: types.FrameType | None) -> types.FrameType | None:
+    """The first caller that is none of these functions (that of `logging` is a lambda in a file that has another use for frames)."""
+    while frame is not None:
+        code, back = frame.f_code, frame.f_back
+        is_lambda = code.co_name == "<lambda>" and code.co_filename.endswith("/logging/__init__.py")
+        if not (code.co_name in _GIVERS or is_lambda) or not code.co_filename.startswith(os.path.dirname(os.__file__)):
+            return frame
+        frame = back
+    return None
 
 
 def _is_process_file(path: Any) -> bool:
