@@ -229,3 +229,11 @@ def test_a_driver_that_was_taken_over_ends_the_container(
             await shared.release()
 
     asyncio.run(main())
+
+
+def test_limits_of_the_driver_cannot_be_set(task_folder: Path) -> None:
+    async def act(one: Talk) -> None:
+        said = await one.bash("python3 -c 'import resource as r; r.prlimit(0, r.RLIMIT_CORE); r.prlimit(1, r.RLIMIT_CPU, (1, 1))'")
+        assert "PermissionError" in said and said.count("Error") == 1
+
+    talk(task_folder, act)

@@ -13,6 +13,7 @@ import pytest
 from environments.swe import base_tree
 from environments.swe.base_tree import BaseTree
 from environments.swe.records import Patch, PatchError, RepoTask, TreeChange
+from environments.swe.tree_tar import read_tree
 
 T = TypeVar("T")
 IMAGE_FILES = {
@@ -252,3 +253,23 @@ def test_settings_of_the_machine_do_not_reach_git(tmp_path: Path, monkeypatch: p
 def test_new_names_are_the_highest_that_the_base_lacks() -> None:
     changes = [TreeChange(path=path, mode=0o100644) for path in (b"lib/new.py", b"lib/calc.py", b"pkg/a/b.py", b"top.py")]
     assert on_base(lambda base: base.new_names(changes)) == ("lib/new.py", "pkg", "top.py")
+
+
+def test_hard_links_cannot_make_a_tree_larger_than_its_archive() -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        big = tarfile.TarInfo("testbed/big")
+        big.size = 1 << 16
+        tar.addfile(big, io.BytesIO(bytes(big.size)))
+        for number in range(100):
+            link = tarfile.TarInfo(f"testbed/link{number}")
+            link.type, link.linkname = tarfile.LNKTYPE, "testbed/big"
+            tar.addfile(link)
+    with pytest.raises(PatchError, match="hard links make the work folder larger"):
+        list(read_tree(packed.getvalue(), most_file_bytes=1 << 16))
+    lone = io.BytesIO()
+    with tarfile.open(fileobj=lone, mode="w") as tar:
+        link.linkname = "testbed/gone"
+        tar.addfile(link)
+    with pytest.raises(PatchError, match="hard link to a file that is not in the work folder"):
+        list(read_tree(lone.getvalue(), most_file_bytes=1 << 16))

@@ -94,7 +94,7 @@ class Guard:
         result: Any = True
         for index, name in enumerate(names):
             left, right = operands[index], operands[index + 1]
-            agrees = self._equal(left, right) if name == "==" else self._member(left, right) if name == "in" else True
+            agrees = self._equal(left, right, strict) if name == "==" else self._member(left, right) if name == "in" else True
             result = left == right if name == "==" else left != right if name == "!=" else left in right
             if result is True or (strict and type(result) is not bool and bool(result)):
                 if name == "!=":
@@ -122,9 +122,14 @@ class Guard:
             self.hits.append("an object that is not where it was looked for")
         return (element, container, *more)
 
-    def _equal(self, left: Any, right: Any) -> bool:
-        """Whether the doubtful objects in both say, under questioning, that they are equal."""
+    def _equal(self, left: Any, right: Any, strict: bool = True) -> bool:
+        """Whether the doubtful objects in both say, under questioning, that they are equal.
+
+        `strict`: the answer is asked for its truth. Else one that is no bool is none: `==` can build queries.
+        """
         if type(left) in _PLAIN and type(right) in _PLAIN:
+            return True
+        if not strict and any(type(_answer(side)) is not bool for side in (left, right) if self._doubtful(type(side), "__eq__")):
             return True
         return self._look(left, right, [_MOST_PAIRS], set())
 
@@ -292,6 +297,13 @@ class _Transformer(ast.NodeTransformer):
             self._truth(node.operand)
         else:
             self._strict.add(id(node))
+
+
+def _answer(value: Any) -> Any:
+    try:
+        return value == stranger()
+    except Exception:
+        return False
 
 
 def hidden(function: Callable[..., Any]) -> Any:
