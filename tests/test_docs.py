@@ -90,6 +90,9 @@ ANSWERED = {
 NOT_RUN = {
     "rl train configs/swe_mutate.yaml": "tests/test_swe_ring.py trains on smaller tasks",
     "rl eval configs/swe_mutate.yaml generator.engine=scripted generator.script=oracle.json": "tests/test_swe_ring.py plays scripts",
+    **dict.fromkeys(
+        ("rl swe engine start", "rl swe engine status --json", "rl swe engine stop"), "tests/test_local_engine.py does it in another folder"
+    ),
     "rl env new my_sums": "the workspace is made with it",
     "rl swe mutate swe/images/toolz.json --tasks 40 --seed 0": "tests/test_swe_factory.py makes tasks of a smaller repository",
     "rl swe rates mine swe/tasks": "tests/test_swe_factory.py",

@@ -65,6 +65,7 @@ class LocalEngine:
             if self.running():
                 return False
             self._end_processes()
+            self._clear()  # an old file with the pid of a helper that is not quite gone would be believed
             self._wait_ready(self._launch())
             return True
 
@@ -76,9 +77,7 @@ class LocalEngine:
             return False
         with self._locked():
             found = self._end_processes()
-            for name in ("data", "exec"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            self.socket.unlink(missing_ok=True)
+            self._clear()
         return found
 
     def log_tail(self, lines: int = 5) -> str:
@@ -108,6 +107,13 @@ class LocalEngine:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _clear(self) -> None:
+        """Remove what an engine that has ended left in the folder; its memory disk is gone with it."""
+        for name in ("data", "exec"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for path in (self.socket, self._pid_file):
+            path.unlink(missing_ok=True)
+
     def _launch(self) -> "subprocess.Popen[bytes]":
         data, execution = self.folder / "data", self.folder / "exec"
         for path in (data, execution):
@@ -126,7 +132,6 @@ class LocalEngine:
             "if [ -e /sys/fs/cgroup/unified/cgroup.procs ]; then umount /sys/fs/cgroup/unified; fi\n"
             f"mount -t tmpfs -o size={size},mode=711 codeworld-rl {shlex.quote(str(data))} && exec {shlex.join(command)}"
         )
-        self._pid_file.unlink(missing_ok=True)
         environment = {"PATH": os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin", "HOME": "/root"}
         with open(self._log, "wb") as log:
             return subprocess.Popen(
