@@ -25,7 +25,7 @@ _SECONDS = 120.0
 
 def this_process() -> str:
     """The owner that a process is."""
-    return _owner(os.getpid())
+    return owner_of(os.getpid())
 
 
 def is_dead(owner: str) -> bool:
@@ -34,7 +34,7 @@ def is_dead(owner: str) -> bool:
     if len(parts) != 4 or parts[:2] != [_boot(), _namespace()] or not parts[2].isdigit():
         return False
     try:
-        return _owner(int(parts[2])) != owner
+        return owner_of(int(parts[2])) != owner
     except OSError:
         return True
 
@@ -71,7 +71,8 @@ def watch(address: str, owner: str) -> None:
         time.sleep(0.5)
 
 
-def _owner(pid: int) -> str:
+def owner_of(pid: int) -> str:
+    """The owner that a running process is. Raises OSError when there is no such process."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     if fields[0] in (b"Z", b"X"):
