@@ -25,6 +25,9 @@ REQUIREMENTS = [
     "numpy>=2.0,<3",
     "pyarrow>=26,<27",
     "duckdb>=2.0,<3",
+    "starlette>=1.10,<2",
+    "uvicorn>=0.54,<1",
+    "Jinja2>=3.1.6,<4",
     "matplotlib>=3.10,<4",
     "rich>=15,<16",
     "psutil>=7,<8",
@@ -40,7 +43,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[f"{room}{below}" for room in ("rl", "rewards", "environments", "configs") for below in ("", ".*")]),
-    package_data={"configs": ["*.yaml", "**/*"], "rl": ["engines/*.cpp"]},
+    package_data={"configs": ["*.yaml", "**/*"], "rl": ["engines/*.cpp", "view/templates/*.html", "view/static/*", "view/static/vendor/*"]},
     exclude_package_data={"": ["*.pyc"]},
     install_requires=REQUIREMENTS,
     extras_require={

@@ -116,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
     plot.add_argument("--out", type=Path, metavar="FILE", help="PNG file to write")
 
+    view = _command(commands, "view", _view, "look at runs in the browser")
+    view.add_argument("run", nargs="?", metavar="RUN", help="run folder, or its name under runs/ (default: all runs)")
+    view.add_argument("--dir", type=Path, dest="runs_dir", metavar="RUNS", help="folder of the runs to show (default: runs/)")
+    view.add_argument("--port", type=_port, metavar="N", help="port on 127.0.0.1 (default: 8750, or a free one)")
+    view.add_argument("--export", type=Path, metavar="DIR", help="write the pages of RUN as files and end; they open without a server")
+    view.add_argument("--rollouts", type=_positive, default=200, metavar="N", help="newest rollouts that --export takes (default: 200)")
+
     add_swe_commands(commands, command=_command, epilog=EPILOG)
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
@@ -237,6 +244,12 @@ def _plot(args: argparse.Namespace) -> int:
     return plot_command(args.run, out=args.out, as_json=args.as_json)
 
 
+def _view(args: argparse.Namespace) -> int:
+    from rl.view.command import view_command
+
+    return view_command(args.run, runs_dir=args.runs_dir, port=args.port, export=args.export, rollouts=args.rollouts, as_json=args.as_json)
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from rl.doctor import doctor_command
 
@@ -257,6 +270,12 @@ def _load(settings: Sequence[str]) -> "Config":
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
     return int(text)
 
 

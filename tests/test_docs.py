@@ -49,7 +49,7 @@ pytestmark = pytest.mark.timeout(600)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
-COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "runs", "compact", "show", "plot", "doctor")
+COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "runs", "compact", "show", "plot", "view", "doctor")
 RECORDED = {"benchmarks.md", "graders.md", "log.md", "math.md", "quickstart.md", "quickstart.png", "sandbox.md", "smollm2_svamp.md"}
 """Of docs/results: written when a run is recorded."""
 
@@ -93,6 +93,9 @@ NOT_RUN = {
     **dict.fromkeys(
         ("rl swe engine start", "rl swe engine status --json", "rl swe engine stop"), "tests/test_local_engine.py does it in another folder"
     ),
+    "rl view": "serves until it is stopped; tests/test_view.py starts it",
+    "rl view quickstart": "the same",
+    "rl view --dir /shared/runs --port 9000": "the same",
     "rl env new my_sums": "the workspace is made with it",
     "rl swe mutate swe/images/toolz.json --tasks 40 --seed 0": "tests/test_swe_factory.py makes tasks of a smaller repository",
     "rl swe rates mine swe/tasks": "tests/test_swe_factory.py",
@@ -214,7 +217,7 @@ def trained(workspace: Path) -> Path:
 @pytest.mark.parametrize(("where", "command"), COMMANDS, ids=[where for where, _ in COMMANDS])
 def test_every_command_has_a_test(where: str, command: str) -> None:
     known = [command in table for table in (RUN, CHECKED, ANSWERED, NOT_RUN)]
-    if re.match(r"rl (sql|runs|compact|show|plot|doctor)\b", command):
+    if re.match(r"rl (sql|runs|compact|show|plot|doctor|view \w+ --export)\b", command):
         return
     assert sum(known) == 1, f"{where}: add {command!r} to one of the tables of this file: run it, or say why not"
 
@@ -223,7 +226,9 @@ def test_the_tables_hold_nothing_that_is_gone() -> None:
     assert {*RUN, *CHECKED, *ANSWERED, *NOT_RUN} <= {command for _, command in COMMANDS}
 
 
-LOG_COMMANDS = [(where, command) for where, command in COMMANDS if re.match(r"rl (sql|runs|compact|show|plot)\b", command)]
+LOG_COMMANDS = [
+    (where, command) for where, command in COMMANDS if re.match(r"rl (sql|runs|compact|show|plot|view \w+ --export)\b", command)
+]
 
 
 @pytest.mark.parametrize(("where", "command"), LOG_COMMANDS, ids=[where for where, _ in LOG_COMMANDS])

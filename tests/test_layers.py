@@ -20,6 +20,8 @@ OWNERS = {
     "trl": "rl/warm_start.py rewards/trl_worker.py",
     "duckdb": "rl/log/query.py",
     "matplotlib": "rl/log/plot.py",
+    "starlette": "rl/view/app.py",
+    "uvicorn": "rl/view/command.py",
     "wandb": "rl/trackers.py",
     "tensorboard": "rl/trackers.py",
     "docker": "environments/containers/engine.py",

@@ -250,44 +250,70 @@ class MetricsWriter:
             raise LogWriteError(explain(error, self._path)) from error
 
 
+class MetricsReader:
+    """Follows a `metrics.jsonl` that may still be written: each `read` parses only what was appended since the last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self._offset = 0
+        self._steps: dict[int, StepMetrics] = {}
+        self._evals: dict[tuple[int, str, str], EvalMetrics] = {}
+        self._attempts: list[Attempt] = []
+        self._flags: list[RunFlag] = []
+
+    def read(self) -> Metrics:
+        """The lines that count; empty when there is no file yet."""
+        for kind, record in _lines(self._appended()):
+            if kind == "attempt":
+                attempt = _record(Attempt, record)
+                self._attempts.append(attempt)
+                self._steps = {step: line for step, line in self._steps.items() if step <= attempt.restored_step}
+                self._evals = {key: line for key, line in self._evals.items() if key[0] <= attempt.restored_step}
+                self._flags = [flag for flag in self._flags if flag.step <= attempt.restored_step]
+            elif kind == "step":
+                metrics = _record(StepMetrics, record)
+                self._steps[metrics.step] = metrics
+            elif kind == "eval":
+                result = _record(EvalMetrics, record)
+                self._evals[result.step, result.split, result.source] = result
+            elif kind == "flag":
+                self._flags.append(_record(RunFlag, record))
+        return Metrics(
+            steps=tuple(self._steps[step] for step in sorted(self._steps)),
+            evals=tuple(self._evals[key] for key in sorted(self._evals)),
+            attempts=tuple(self._attempts),
+            flags=tuple(self._flags),
+        )
+
+    def _appended(self) -> bytes:
+        """Whole lines that no read has seen."""
+        if not self._path.is_file():
+            return b""
+        if self._path.stat().st_size < self._offset:  # another run has taken the name (`rl train --clean`)
+            self._forget()
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            data = stream.read()
+        data = data[: data.rfind(b"\n") + 1]  # the rest is being written right now, or was torn by a kill
+        self._offset += len(data)
+        return data
+
+
 def read_metrics(path: Path) -> Metrics:
     """The lines that count; empty when there is no file yet."""
-    steps: dict[int, StepMetrics] = {}
-    evals: dict[tuple[int, str, str], EvalMetrics] = {}
-    attempts: list[Attempt] = []
-    flags: list[RunFlag] = []
-    for kind, record in _lines(path):
-        if kind == "attempt":
-            attempt = _record(Attempt, record)
-            attempts.append(attempt)
-            steps = {step: line for step, line in steps.items() if step <= attempt.restored_step}
-            evals = {key: line for key, line in evals.items() if key[0] <= attempt.restored_step}
-            flags = [flag for flag in flags if flag.step <= attempt.restored_step]
-        elif kind == "step":
-            metrics = _record(StepMetrics, record)
-            steps[metrics.step] = metrics
-        elif kind == "eval":
-            result = _record(EvalMetrics, record)
-            evals[result.step, result.split, result.source] = result
-        elif kind == "flag":
-            flags.append(_record(RunFlag, record))
-    return Metrics(
-        steps=tuple(steps[step] for step in sorted(steps)),
-        evals=tuple(evals[key] for key in sorted(evals)),
-        attempts=tuple(attempts),
-        flags=tuple(flags),
-    )
+    return MetricsReader(path).read()
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not path.is_file():
-        return
-    for line in path.read_bytes().splitlines():
+def _lines(data: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for line in data.splitlines():
         try:
             record = json.loads(line)
             kind = record.pop("kind")
         except (ValueError, AttributeError, KeyError, TypeError):
-            continue  # torn by a kill, or being written right now
+            continue  # torn by a kill
         yield kind, record
 
 

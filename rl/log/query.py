@@ -14,6 +14,7 @@ import json
 import math
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -71,6 +72,16 @@ class Result:
     rows: Iterator[tuple[Any, ...]]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """The first rows of a result, all fetched."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    more: bool
+    """Whether the result has further rows."""
+
+
 class RunLog:
     """An open view of a run's log, of the moment it was opened; a live run may be read at any time.
 
@@ -84,6 +95,7 @@ class RunLog:
         parts = read_manifests(paths.log)
         self._problems = list(parts.problems)
         self._parts = list(parts.sealed)
+        self._repair = threading.RLock()
         self.retired = parts.retired
         """Parts that retention gave up; their rows are missing from the views."""
         self.health = parts.health
@@ -110,14 +122,37 @@ class RunLog:
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> Result:
         """Run one SELECT. Raises QueryError."""
         try:
-            sql.encode()  # an argument that was not valid text arrives with surrogates, which DuckDB's binding cannot take
-            statements = self._connection.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise QueryError("the log can only be read: give exactly one SELECT statement")
+            _check_one_select(self._connection, sql)
             cursor = self._without_damaged(lambda: self._connection.execute(sql, list(parameters)))
             return Result(columns=_distinct([str(column[0]) for column in cursor.description or ()]), rows=self._rows())
         except (duckdb.Error, UnicodeError) as error:
             raise QueryError(str(error).strip()) from error
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = (), *, limit: int, timeout: float) -> Page:
+        """The first `limit` rows of one SELECT; several threads may call at once.
+
+        Raises QueryError, also when the query is not done after `timeout` seconds.
+        """
+        cursor = self._connection.cursor()
+        timer = threading.Timer(timeout, cursor.interrupt)
+
+        def run() -> Page:
+            cursor.execute(sql, list(parameters))
+            columns = _distinct([str(column[0]) for column in cursor.description or ()])
+            rows = cursor.fetchmany(limit + 1)
+            return Page(columns=columns, rows=tuple(rows[:limit]), more=len(rows) > limit)
+
+        timer.start()
+        try:
+            _check_one_select(cursor, sql)
+            return self._without_damaged(run)
+        except duckdb.InterruptException as error:
+            raise QueryError(f"stopped: the query took longer than {timeout:g} s; select fewer rows or columns") from error
+        except (duckdb.Error, UnicodeError) as error:
+            raise QueryError(str(error).strip()) from error
+        finally:
+            timer.cancel()
+            cursor.close()
 
     def close(self) -> None:
         """Free the connection, and the files for a compaction."""
@@ -184,18 +219,23 @@ class RunLog:
 
     def _without_damaged(self, action: Callable[[], T]) -> T:
         """Repeat `action` without the parts that DuckDB cannot read; each becomes one of the `problems`."""
+        parts = self._parts
         while True:
             try:
                 return action()
             except duckdb.Error as error:
-                damaged = [] if isinstance(error, _ABOUT_THE_QUERY) else [part for part in self._parts if not _readable(part.path)]
-                if not damaged:
-                    raise
-                why = str(error).strip().partition("\n")[0]
-                self._problems += [f"{part.path} is damaged: {why}" for part in damaged]
-                self._parts = [part for part in self._parts if part not in damaged]
-                if action != self._create_views:
-                    self._create_views()
+                with self._repair:  # another thread may have met the same part
+                    tried, parts = parts, self._parts
+                    if tried != parts:
+                        continue
+                    damaged = [] if isinstance(error, _ABOUT_THE_QUERY) else [part for part in parts if not _readable(part.path)]
+                    if not damaged:
+                        raise
+                    why = str(error).strip().partition("\n")[0]
+                    self._problems += [f"{part.path} is damaged: {why}" for part in damaged]
+                    self._parts = parts = [part for part in parts if part not in damaged]
+                    if action != self._create_views:
+                        self._create_views()
 
     def _describe(self, source: str) -> Sequence[str]:
         return [str(row[0]) for row in self._connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()]
@@ -227,6 +267,13 @@ def sql_command(run: str, query: str, *, as_json: bool) -> int:
             for problem in log.problems:
                 print(f"left out: {visible(problem, one_line=True)}", file=sys.stderr)
     return 0
+
+
+def _check_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    sql.encode()  # an argument that was not valid text arrives with surrogates, which DuckDB's binding cannot take
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise QueryError("the log can only be read: give exactly one SELECT statement")
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The viewer of the rollout log: pages rendered by the server, loopback only, read only."""

@@ -1,0 +1,69 @@
+"""A run's pages as files that open without a server: its overview, and its newest rollouts with their groups and tasks."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.view.groups import contrast_groups
+from rl.view.links import BundleLinks, Links
+from rl.view.listing import Filters, listed
+from rl.view.open_run import OpenRun
+from rl.view.pages import Pages
+from rl.view.render import HERE
+
+_CONTRASTS = 20
+"""Groups with winners and losers that go along, besides those of the newest rollouts."""
+
+
+def export_run(root: Path, *, out: Path, rollouts: int) -> Mapping[str, int]:
+    """Write the bundle to `out`, which appears whole or not at all, and count its pages.
+
+    Raises ValueError when `out` exists and holds something, or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--export {out}: it is not an empty folder; choose a new one")
+    partial = out.with_name(f".{out.name}.tmp")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        shutil.copytree(HERE / "static", partial / "static")
+        counts = _write_pages(OpenRun(root.resolve().name, root), partial, rollouts=rollouts)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        raise ValueError(f"--export {out}: {error.strerror or error}; choose another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return counts
+
+
+def _write_pages(run: OpenRun, folder: Path, *, rollouts: int) -> Mapping[str, int]:
+    newest = listed(run, Filters(), offset=0, limit=rollouts)
+    contrasts = contrast_groups(run, limit=_CONTRASTS)
+    ids = [str(row["rollout_id"]) for row in newest]
+    links = BundleLinks(
+        rollouts=_files("rollout", ids),
+        groups=_files("group", [str(row["group_id"]) for row in (*contrasts, *newest)]),
+        tasks=_files("task", [str(row["task_id"]) for row in newest]),
+    )
+    pages = Pages()
+
+    def write(files: Mapping[str, str], show: Callable[[OpenRun, Links, Mapping[str, str]], str]) -> None:
+        for one, name in files.items():
+            (folder / name).write_text(show(run, links, {"id": one}), encoding="utf-8")
+
+    (folder / "index.html").write_text(pages.overview(run, links, {}), encoding="utf-8")
+    (folder / "rollouts.html").write_text(pages.newest_rollouts(run, links, newest), encoding="utf-8")
+    (folder / "contrast.html").write_text(pages.contrast_of(run, links, contrasts), encoding="utf-8")
+    (folder / "service.html").write_text(pages.service(run, links, {}), encoding="utf-8")
+    write(links.rollouts, pages.rollout)
+    write(links.groups, pages.group)
+    write(links.tasks, pages.task)
+    return {"rollouts": len(links.rollouts), "groups": len(links.groups), "tasks": len(links.tasks)}
+
+
+def _files(kind: str, names: Sequence[Any]) -> dict[str, str]:
+    """A file for each name, numbered: what a name holds never becomes part of a path."""
+    return {name: f"{kind}-{number:05d}.html" for number, name in enumerate(dict.fromkeys(names), start=1)}

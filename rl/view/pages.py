@@ -1,0 +1,254 @@
+"""Each page of a run: what it needs from the log, handed to its template. The server and the export call the same functions."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rl.log.metrics import EvalMetrics, Metrics, RunFlag
+from rl.log.query import QueryError
+from rl.log.views import VIEWS
+from rl.view import groups, listing, one_rollout, service, sql_box, tasks, tokens
+from rl.view.curves import curves, mark
+from rl.view.health import RecentRollouts, findings, recent_rollouts
+from rl.view.links import Links, ServerLinks
+from rl.view.open_run import OpenRun, RunsFolder
+from rl.view.render import CUT_CHARS, environment
+
+Query = Mapping[str, str]
+LIVE_SECONDS = 3
+"""Between two looks of an open page."""
+_RECOUNT_SECONDS = 30.0
+_LISTED = 100
+"""Rows of the lists of groups and tasks."""
+
+
+class NotFound(Exception):
+    """There is no such run, rollout, group or task; the message says so to a person."""
+
+
+class Pages:
+    """Renders pages of runs as HTML."""
+
+    def __init__(self) -> None:
+        self._env = environment()
+        self._texts = tokens.TokenTexts()
+        self._recent: dict[str, tuple[float, RecentRollouts | None]] = {}
+
+    def render(self, template: str, *, links: Links, **values: Any) -> str:
+        """Any template with the names that all of them use."""
+        return self._env.get_template(template).render(links=links, **values)
+
+    def runs(self, folder: RunsFolder) -> str:
+        """The list of runs."""
+        rows = [_run_row(run) for run in folder.runs()]
+        return self.render("runs.html", links=ServerLinks(), rows=rows, place=folder.place, title="Runs")
+
+    def overview(self, run: OpenRun, links: Links, query: Query) -> str:
+        """Curves and health."""
+        values = self._live_values(run, query.get("seen", ""))
+        return self._page("overview.html", run, links, title="Overview", tab="overview", config=_settings(run), **values)
+
+    def live(self, run: OpenRun, links: Links, query: Query) -> str | None:
+        """The part of the overview that changes; None when nothing did since `seen`."""
+        seen, state = query.get("seen", ""), run.state()
+        if seen == mark(run.metrics()) and query.get("state") == state.word and state.idle_seconds < 60:
+            return None
+        return self.render("live.html", links=links, run=run, **self._live_values(run, seen))
+
+    def flags(self, run: OpenRun, links: Links) -> str:
+        """The most frequent flags of a run, for its line in the list of runs."""
+        rows = run.page("SELECT name, sum(count)::BIGINT AS n FROM flags GROUP BY name ORDER BY n DESC, name", limit=3)
+        return self.render("flags.html", links=links, rows=rows.rows, more=rows.more)
+
+    def _live_values(self, run: OpenRun, seen: str) -> dict[str, Any]:
+        metrics, state = run.metrics(), run.state()
+        return {
+            "state": state,
+            "metrics": metrics,
+            "run_flags": _latest_flags(metrics),
+            "last": metrics.steps[-1] if metrics.steps else None,
+            "held_out": _newest(metrics),
+            "findings": findings(metrics, state=state, recent=self._recent_rollouts(run, metrics)),
+            "mark": mark(metrics),
+            "curves": curves(metrics, seen=seen),
+            "live_seconds": LIVE_SECONDS,
+        }
+
+    def _recent_rollouts(self, run: OpenRun, metrics: Metrics) -> RecentRollouts | None:
+        """As of half a minute ago at most: counting reads the log, which every open page would ask for with every step."""
+        known = self._recent.get(run.name)
+        if known is None or time.monotonic() > known[0] + _RECOUNT_SECONDS:
+            try:
+                counts = recent_rollouts(run, metrics)
+            except QueryError:
+                counts = None  # the page names damaged parts by itself
+            known = self._recent[run.name] = (time.monotonic(), counts)
+        return known[1]
+
+    def rollouts(self, run: OpenRun, links: Links, query: Query) -> str:
+        """The filtered list."""
+        filters = listing.read_filters(query)
+        rows = listing.listed(run, filters)
+        total = listing.matching(run, filters)
+        return self._page(
+            "rollouts.html",
+            run,
+            links,
+            title="Rollouts",
+            tab="rollouts",
+            filters=filters,
+            rows=rows,
+            total=total,
+            choices=listing.choices(run),
+            sorts=listing.SORTS,
+            first=(filters.page - 1) * listing.PAGE_ROWS,
+            pages=max(1, math.ceil(total / listing.PAGE_ROWS)),
+        )
+
+    def newest_rollouts(self, run: OpenRun, links: Links, rows: Sequence[Mapping[str, Any]]) -> str:
+        """The list of an exported bundle."""
+        return self._page("rollouts_newest.html", run, links, title="Rollouts", tab="rollouts", rows=rows, first=0)
+
+    def rollout(self, run: OpenRun, links: Links, query: Query) -> str:
+        """One rollout."""
+        record = one_rollout.find_rollout(run, query.get("id", ""))
+        if record is None:
+            raise NotFound(f"There is no rollout {query.get('id', '')!r} in this run.")
+        data = None
+        if record.tokens is not None:
+            pieces = self._texts.of(run, record.tokens["token_ids"])
+            data = tokens.payload(record.tokens, learner=record.trained, pieces=pieces)
+        return self._page(
+            "rollout.html",
+            run,
+            links,
+            title=f"Rollout {record.row['rollout_id']}",
+            tab="rollouts",
+            record=record,
+            row=record.row,
+            data=data,
+            near=one_rollout.neighbours(run, record, query),
+            list_query=query.get("list"),
+            cut=CUT_CHARS,
+        )
+
+    def contrast(self, run: OpenRun, links: Links, query: Query) -> str:
+        """Groups with winners and losers."""
+        return self.contrast_of(run, links, groups.contrast_groups(run, limit=_LISTED))
+
+    def contrast_of(self, run: OpenRun, links: Links, rows: Sequence[Mapping[str, Any]]) -> str:
+        """The same of groups that are known."""
+        return self._page("contrast.html", run, links, title="Contrast", tab="contrast", rows=rows, most=_LISTED)
+
+    def group(self, run: OpenRun, links: Links, query: Query) -> str:
+        """One group, a winner beside a loser."""
+        rows = groups.group_rows(run, query.get("id", ""))
+        if not rows:
+            raise NotFound(f"There is no group {query.get('id', '')!r} in this run.")
+        pair = groups.chosen_pair(rows, query.get("a"), query.get("b"))
+        compared = groups.compare(run, pair, self._texts) if pair else None
+        return self._page(
+            "group.html", run, links, title=f"Group {rows[0]['group_id']}", tab="contrast", rows=rows, head=rows[0], compared=compared
+        )
+
+    def tasks(self, run: OpenRun, links: Links, query: Query) -> str:
+        """The list of tasks."""
+        sort, text = query.get("sort") or "newest", query.get("text", "").strip()
+        rows = tasks.task_list(run, text=text, sort=sort, limit=_LISTED)
+        return self._page(
+            "tasks.html", run, links, title="Tasks", tab="tasks", rows=rows, sort=sort, sorts=list(tasks.SORTS), text=text, most=_LISTED
+        )
+
+    def task(self, run: OpenRun, links: Links, query: Query) -> str:
+        """The biography of a task."""
+        task_id = query.get("id", "")
+        chapters = tasks.biography(run, task_id)
+        if not chapters:
+            raise NotFound(f"There is no task {task_id!r} in this run.")
+        prompt = tasks.task_prompt(run, chapters[0])
+        return self._page(
+            "task.html", run, links, title=f"Task {task_id}", tab="tasks", task_id=task_id, chapters=chapters, prompt=prompt, cut=CUT_CHARS
+        )
+
+    def service(self, run: OpenRun, links: Links, query: Query) -> str:
+        """Sandboxes and graders."""
+        last = query.get("last", str(service.WINDOWS[-1]))
+        window = int(last) if last.isdecimal() else None
+        found = service.service(run, window=window)
+        return self._page(
+            "service.html", run, links, title="Sandboxes and graders", tab="service", found=found, window=window, windows=service.WINDOWS
+        )
+
+    def sql(self, run: OpenRun, links: Links, query: Query) -> str:
+        """The SQL box."""
+        text = query.get("q", "")
+        return self._page(
+            "sql.html",
+            run,
+            links,
+            title="SQL",
+            tab="sql",
+            text=text,
+            answer=sql_box.answer(run, text),
+            views=sql_box.views(run),
+            named=VIEWS,
+            most=sql_box.ROWS,
+            cell_chars=sql_box.CELL_CHARS,
+        )
+
+    def _page(self, template: str, run: OpenRun, links: Links, **values: Any) -> str:
+        """With what the frame of every page of a run shows; damaged parts are known only after the page's queries."""
+        try:
+            problems = list(run.problems)
+        except QueryError as error:
+            problems = [str(error)]
+        return self.render(template, links=links, run=run, problems=problems, **values)
+
+
+def _run_row(run: OpenRun) -> dict[str, Any]:
+    """What the list of runs shows of one; a damaged run is named, not fatal."""
+    try:
+        metrics, state = run.metrics(), run.state()
+    except (ValueError, OSError) as error:
+        return {"run": run, "error": str(error)}
+    recent = metrics.steps[-20:]
+    lost = sum(count for step in recent for count in step.drops.values())
+    return {
+        "run": run,
+        "error": "",
+        "state": state,
+        "last": metrics.steps[-1] if metrics.steps else None,
+        "reward": [step.reward_mean for step in metrics.steps],
+        "length": [step.response_length for step in metrics.steps],
+        "held_out": _newest(metrics),
+        "drops": lost,
+        "findings": [one for one in findings(metrics, state=state, recent=None) if one.level != "note"],
+    }
+
+
+def _newest(metrics: Metrics) -> list[EvalMetrics]:
+    """The last evaluation of each task source."""
+    return list({line.source: line for line in metrics.evals}.values())
+
+
+def _latest_flags(metrics: Metrics) -> list[tuple[RunFlag, int]]:
+    """The last flag of each name on the run as a whole, with how often it was raised."""
+    counts = Counter(flag.name for flag in metrics.flags)
+    return [(flag, counts[name]) for name, flag in {flag.name: flag for flag in metrics.flags}.items()]
+
+
+def _settings(run: OpenRun) -> list[tuple[str, str]]:
+    """The configuration, one `section.key` a row."""
+    rows: list[tuple[str, str]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            rows.append((prefix, "" if value is None else str(value)))
+
+    walk("", run.config())
+    return [row for row in rows if row[0]]

@@ -1,0 +1,176 @@
+"""The viewer's main paths in headless Chromium, at the widths of a desk and a phone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rl.view.export import export_run
+from tests.browser import Browser, missing
+from tests.view_run import Server, at, make_run, serving
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "everything is there")
+
+RUN = "odd & <run>"
+DESK, PHONE = (1280, 900), (390, 844)
+LOADED = "return document.readyState === 'complete' &&"  # only then does the page hear keys
+FITS = "return document.querySelector('h1') !== null && document.documentElement.scrollWidth <= innerWidth"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("view") / "runs"
+    make_run(folder / RUN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(runs: Path) -> Iterator[Server]:
+    with serving(runs) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as one:
+        yield one
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        at(RUN),
+        at(RUN, "rollouts"),
+        at(RUN, "rollout", id="00000000-0"),
+        at(RUN, "rollout", id="00000001-0"),
+        at(RUN, "contrast"),
+        at(RUN, "group", id="00000000"),
+        at(RUN, "tasks"),
+        at(RUN, "task", id="task-0"),
+        at(RUN, "service"),
+        at(RUN, "sql", q="SELECT rollout_id, text FROM turns"),
+    ],
+)
+def test_pages_fit_and_break_no_rule(server: Server, browser: Browser, path: str, size: tuple[int, int]) -> None:
+    browser.size(*size)
+    browser.errors()
+    browser.open(server.url + path)
+    assert browser.wait(FITS)
+    assert browser.errors() == []  # nothing was refused by the content security policy, nothing failed
+
+
+def test_curves_are_drawn(server: Server, browser: Browser) -> None:
+    browser.size(*DESK)
+    browser.open(server.url + at(RUN))
+    assert browser.wait("return document.querySelectorAll('.chart canvas').length") == 9
+    assert browser.run("return document.querySelector('.chart .now').textContent.includes('step 45')")
+
+
+def test_the_keyboard_leads_everywhere(server: Server, browser: Browser) -> None:
+    browser.size(*DESK)
+    browser.open(server.url + at(RUN, "rollouts") + "?sort=rollout_id&up=1")
+    browser.keys("?")
+    assert browser.wait("return document.getElementById('help').open")
+    browser.keys("?")
+    browser.keys("jj")
+    assert browser.run("return document.querySelector('tr.here').textContent.includes('00000000-1')")
+    browser.keys("\ue007")  # Enter
+    browser.wait(f"{LOADED} location.search.includes('id=00000000-1')")
+    browser.keys("]")
+    browser.wait(f"{LOADED} location.search.includes('id=00000000-2')")
+    browser.keys("[")
+    browser.wait(f"{LOADED} location.search.includes('id=00000000-1')")
+    browser.keys("u")
+    browser.wait(f"{LOADED} location.pathname.endsWith('/rollouts') && location.search.includes('sort=rollout_id')")
+    browser.keys("6")
+    browser.wait(f"{LOADED} location.pathname.endsWith('/sql')")
+    browser.keys("/")
+    assert browser.run("return document.activeElement.name") == "q"
+
+
+def test_the_theme_is_switched_and_kept(server: Server, browser: Browser) -> None:
+    browser.open(server.url + "/")
+    light = browser.run("return getComputedStyle(document.body).backgroundColor")
+    browser.keys("t")
+    dark = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert dark != light
+    browser.open(server.url + at(RUN))
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == dark
+    browser.keys("t")
+
+
+def test_filters_change_the_list_and_the_address(server: Server, browser: Browser) -> None:
+    browser.open(server.url + at(RUN, "rollouts"))
+    script = (
+        "const s = document.querySelector('select[name=status]'); s.value = 'infra'; s.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    browser.run(script)
+    browser.wait("return location.search === '?status=infra'")
+    browser.wait("return document.querySelectorAll('tr[data-href]').length === 5")
+    browser.run("history.back()")
+    browser.wait("return location.search === '' && document.querySelectorAll('tr[data-href]').length === 20")
+
+
+def test_tokens_are_coloured_by_each_channel(server: Server, browser: Browser) -> None:
+    browser.size(*DESK)
+    browser.open(server.url + at(RUN, "rollout", id="00000002-0"))
+    browser.wait("return document.querySelectorAll('#heat span[id]').length > 0")
+    text = browser.run("return [...document.querySelectorAll('#heat span[id]')].map((e) => e.textContent).join('')")
+    assert text == "2+2?the sum is 4"
+    seen = []
+    for channel in ("entropy", "advantage", "mismatch", "version", "logprob"):
+        browser.keys("c")
+        browser.wait(f"return document.getElementById('heat').dataset.channel === '{channel}'")
+        seen.append(browser.run("return [...document.querySelectorAll('#heat span[id]')].map((e) => e.className)"))
+    entropy, advantage, _, version, logprob = seen
+    assert set(entropy[4:]) == {"h4"}  # 0.75 nats of 3
+    assert set(advantage[4:]) == {"h6"}  # 0.75 of 2
+    assert set(logprob[:4]) == {"ctx"}
+    assert set(version[4:]) == {"v0", "v1"}
+    assert logprob[4] == "h0"
+    assert logprob[-1] == "h13"  # 5 nats of 6
+    browser.keys("x")
+    assert "logprob −5.0000" in browser.run("return document.getElementById('inspect').textContent")  # noqa: RUF001
+
+
+def test_a_live_page_grows_by_itself(tmp_path: Path, browser: Browser) -> None:
+    from rl.log.metrics import MetricsWriter
+    from tests.log_fakes import make_metrics
+
+    root = make_run(tmp_path / "runs" / "live")
+    with serving(tmp_path / "runs") as server:
+        browser.open(server.url + at("live"))
+        browser.wait("return document.querySelectorAll('.chart canvas').length === 9")
+        with MetricsWriter(root / "metrics.jsonl", attempt=2, restored_step=45) as metrics:
+            metrics.step(make_metrics(46))
+        browser.wait("return document.querySelector('.chart .now').textContent.includes('step 46')")
+        assert browser.errors() == []
+
+
+def test_the_bundle_opens_from_a_file(runs: Path, tmp_path: Path, browser: Browser) -> None:
+    export_run(runs / RUN, out=tmp_path / "bundle", rollouts=8)
+    browser.size(*DESK)
+    browser.errors()
+    browser.open((tmp_path / "bundle" / "index.html").as_uri())
+    browser.wait("return document.querySelectorAll('.chart canvas').length === 9")
+    browser.keys("2")
+    browser.wait(f"{LOADED} location.pathname.endsWith('/rollouts.html')")
+    browser.keys("j\ue007")
+    browser.wait("return document.querySelectorAll('#heat span[id]').length > 0")
+    assert browser.errors() == []
+    picture = tmp_path / "page.png"
+    browser.screenshot(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_policy_stops_what_slips_through(server: Server, browser: Browser) -> None:
+    """If a text did become an element, its script would still not run; and these tests would hear of it."""
+    browser.open(server.url + at(RUN))
+    browser.errors()
+    browser.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran = 1\"><b style=\"color:red\">x</b>')")
+    browser.run("const s = document.createElement('script'); s.textContent = 'window.ran = 2'; document.body.append(s)")
+    heard = browser.errors()
+    assert browser.run("return window.ran") is None
+    assert any("Content Security Policy" in message for message in heard)
