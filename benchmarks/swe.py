@@ -5,9 +5,9 @@
 
 An episode creates a file, submits it, and has it graded by one trivial test: two containers. The raw side creates, starts, runs `true` in
 and removes one container with the plain docker SDK, by the same create call. The sides take turns, so that a busy machine slows both.
-`ratio` holds episodes, `container_ratio` their containers against the raw containers; `none` is the raw side with `--network none`, as
-the docker command gives it, instead of the namespace that this project has the engine leave alone. `--soak` kills the worker that plays the episodes
-after every so many, and counts what it left. Makes its own small image and task; the engine is that of DOCKER_HOST. Prints one JSON line.
+Each ratio is given for episodes and for their containers, against two raw sides: one whose network namespace the engine leaves alone, as
+this project has it, and one with `--network none`, as the docker command gives it. `--soak` kills the worker that plays the episodes after
+every so many, and counts what it left. Makes its own small image and task; the engine is that of DOCKER_HOST. Prints one JSON line.
 """
 
 import argparse
@@ -298,7 +298,7 @@ def processes() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=24, help="a round")
+    parser.add_argument("--episodes", type=int, default=0, help="24 a round, 200 of a soak")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--turns", type=int, default=50)
@@ -309,6 +309,7 @@ def main() -> None:
     parser.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    episodes = args.episodes or (200 if args.soak else 24)
     use_containers(ContainersConfig(runtime=args.runtime, warm=args.warm))
     if args.work_in:
         asyncio.run(play(args.work_in, first=args.first, at_once=args.at_once))
@@ -319,12 +320,14 @@ def main() -> None:
         folder = Path(place, "calc-1")
         if args.soak:
             asyncio.run(prepare(folder))
-            figures = soak(folder, episodes=args.episodes, kill_every=args.kill_every, at_once=args.at_once, runtime=args.runtime)
+            figures = soak(folder, episodes=episodes, kill_every=args.kill_every, at_once=args.at_once, runtime=args.runtime)
         else:
             figures = asyncio.run(
-                compare(folder, episodes=args.episodes, rounds=args.rounds, at_once=args.at_once, turns=args.turns, runtime=args.runtime)
+                compare(folder, episodes=episodes, rounds=args.rounds, at_once=args.at_once, turns=args.turns, runtime=args.runtime)
             )
-    print_result(benchmark="swe soak" if args.soak else "swe", runtime=args.runtime or "default", at_once=args.at_once, warm=args.warm, **figures)
+    print_result(
+        benchmark="swe soak" if args.soak else "swe", runtime=args.runtime or "default", at_once=args.at_once, warm=args.warm, **figures
+    )
 
 
 if __name__ == "__main__":
