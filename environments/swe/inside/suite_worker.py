@@ -142,9 +142,11 @@ def _install_guard(guard: Guard, *, root: str) -> None:
 class Runner:
     """Takes the place of pytest's loop. pytest knows it by `plugin` alone, from which nothing leads here."""
 
-    def __init__(self, channel: Channel, request: dict[str, Any], guard: Guard, snapshot: Snapshot, recorder: Any | None) -> None:
+    def __init__(
+        self, channel: Channel, request: dict[str, Any], *, guard: Guard, snapshot: Snapshot, watch: AuditWatch, recorder: Any | None
+    ) -> None:
         self._channel, self._request, self._guard = channel, request, guard
-        self._snapshot, self._recorder = snapshot, recorder
+        self._snapshot, self._watch, self._recorder = snapshot, watch, recorder
         self._items: list[Any] = []
         self._reports: list[Any] = []
         self._errors: list[str] = []
@@ -203,13 +205,15 @@ class Runner:
                 "nonce": self._request["nonce"],
                 "collected": [item.nodeid for item in self._items],
                 "errors": "\n".join(self._errors)[-_ERROR_CHARS:],
-                "changed": self._snapshot.changed(),
+                "changed": self._snapshot.changed(codes=True),
             }
         )
         while True:
             order = self._channel.receive()
             if order["do"] == "finish":
-                self._channel.send({"nonce": order["nonce"], "changed": self._changed(session), "output": self._channel.last_output()})
+                self._channel.send(
+                    {"nonce": order["nonce"], "changed": self._changed(session, codes=True), "output": self._channel.last_output()}
+                )
                 _exit(0)
             if order["do"] == "control":
                 self._items.append(_control(self._items[order["like"]], order["skip"]))
@@ -272,8 +276,8 @@ class Runner:
             answer["covered"] = covered
         return answer
 
-    def _changed(self, session: Any) -> str:
-        changed = self._snapshot.changed()
+    def _changed(self, session: Any, *, codes: bool = False) -> str:
+        changed = self._snapshot.changed(codes=codes or self._watch.code_set)
         if not changed and _hook_ids(session.config) != self._hooks:
             changed = "pytest's hooks"
         return changed
@@ -380,8 +384,9 @@ def main() -> None:
     for name in [name for name in sys.modules if name.split(".", 1)[0] == "environments"]:
         del sys.modules[name]
     recorder = RECORDER(root) if request["coverage"] and RECORDER is not None else None
-    AuditWatch(root, is_test=is_test_path, tell=lambda event, path: channel.send({"nonce": nonce, "flag": [event, path]})).start()
-    runner = Runner(channel, request, guard, snapshot, recorder)
+    watch = AuditWatch(root, is_test=is_test_path, tell=lambda event, path: channel.send({"nonce": nonce, "flag": [event, path]}))
+    watch.start()
+    runner = Runner(channel, request, guard=guard, snapshot=snapshot, watch=watch, recorder=recorder)
     files = sorted({test.split("::", 1)[0] for test in request["tests"]})
     arguments = ["-q", "--rootdir=" + root, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     arguments += [part for name in plugins for part in ("-p", name)]

@@ -5,6 +5,7 @@ Standard library and pytest only, Python 3.8.
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 import types
@@ -30,6 +31,7 @@ _GETTERS = ("pkgutil.py", "pydoc.py", "mock.py", "inspect.py", "operator.py", "f
 """Modules that read an attribute whose name they are given."""
 _GIVERS = frozenset(("currentframe", "walk_tb", "walk_stack", "_walk_tb_with_full_positions"))
 """Functions of the standard library that give their caller frames."""
+_is, _code_of = operator.is_, operator.attrgetter("__code__")
 _HELPERS = ("inspect.py", "traceback.py", "gc.py", "trace.py", "bdb.py")
 
 
@@ -37,26 +39,37 @@ class Snapshot:
     """The functions of the watched packages as they are now."""
 
     def __init__(self) -> None:
-        self._entries: list[tuple[Any, str, Any, Any, str]] = []
+        self._spaces: list[tuple[str, Any, list[str], list[Any]]] = []
+        """Of each module and class: what it is called, its names, and those that are watched with their values."""
+        self._functions: list[Any] = []
         for name, module in sorted(sys.modules.items()):
             if name in ("math", "operator", "_operator"):
-                self._entries += [(vars(module), one, value, None, name) for one, value in vars(module).items() if callable(value)]
+                self._watch(name, vars(module), [one for one, value in vars(module).items() if callable(value)])
             elif name.split(".", 1)[0] in WATCHED and isinstance(module, types.ModuleType):
                 self._module(name, module)
-        self._legacy = {id(entry[3]) for entry in self._entries if entry[3] is not None and entry[4].startswith("_pytest.legacypath")}
+        self._codes = [function.__code__ for function in self._functions]
+        legacy = "_pytest.legacypath"
+        self._legacy = {id(one.__code__) for one in self._functions if one.__module__ == legacy}
 
     def codes(self) -> list[types.CodeType]:
         """Of all of them."""
-        return [entry[3] for entry in self._entries if entry[3] is not None]
+        return list(self._codes)
 
-    def changed(self) -> str:
-        """The first function that is not what it was; empty when all are."""
-        for names, name, value, code, owner in self._entries:
-            found = names.get(name)
-            if found is not value and not self._is_legacy(found):
-                return f"{owner}.{name}"
-            if code is not None and value.__code__ is not code:
-                return f"{owner}.{name}"
+    def changed(self, *, codes: bool) -> str:
+        """The first function that is not what it was; empty when all are. Asked after each test, so the loops are the interpreter's.
+
+        `codes`: look into the functions too. Each look is an event for the audit hook, so it takes ten times as long as the rest.
+        """
+        for owner, names, keys, values in self._spaces:
+            if not all(map(_is, map(names.get, keys), values)):
+                for name, value in zip(keys, values):  # noqa: B905  # Python 3.8
+                    found = names.get(name)
+                    if found is not value and not self._is_legacy(found):
+                        return f"{owner}.{name}"
+        if codes and not all(map(_is, map(_code_of, self._functions), self._codes)):
+            for function, code in zip(self._functions, self._codes):  # noqa: B905  # Python 3.8
+                if _code_of(function) is not code:
+                    return f"{function.__module__}.{function.__qualname__}"
         return ""
 
     def _is_legacy(self, value: Any) -> bool:
@@ -66,24 +79,20 @@ class Snapshot:
 
     def _module(self, module_name: str, module: types.ModuleType) -> None:
         names = vars(module)
+        if module_name == "builtins":
+            self._watch(module_name, names, [name for name in names if name != "_"])
+            return
+        self._watch(module_name, names, [name for name, value in names.items() if type(value) is _FUNCTION or isinstance(value, type)])
         for name, value in list(names.items()):
-            if module_name == "builtins":
-                if name != "_":
-                    self._entries.append((names, name, value, None, module_name))
-            elif type(value) is _FUNCTION:
-                self._entries.append((names, name, value, value.__code__, module_name))
-            elif isinstance(value, type):
-                self._entries.append((names, name, value, None, module_name))
-                if value.__module__ == module_name:
-                    self._class(value, f"{module_name}.{name}")
+            if isinstance(value, type) and value.__module__ == module_name:
+                kinds = (_FUNCTION, staticmethod, classmethod, property)
+                self._watch(f"{module_name}.{name}", value.__dict__, [key for key, one in value.__dict__.items() if isinstance(one, kinds)])
 
-    def _class(self, kind: type, owner: str) -> None:
-        names = kind.__dict__
-        for name, value in list(names.items()):
-            if type(value) is _FUNCTION:
-                self._entries.append((names, name, value, value.__code__, owner))
-            elif isinstance(value, (staticmethod, classmethod, property)):
-                self._entries.append((names, name, value, None, owner))
+    def _watch(self, owner: str, names: Any, keys: list[str]) -> None:
+        values = [names[key] for key in keys]
+        self._spaces.append((owner, names, keys, values))
+        if owner != "builtins":
+            self._functions += [value for value in values if type(value) is _FUNCTION]
 
 
 class AuditWatch:
@@ -96,6 +105,8 @@ class AuditWatch:
         self._trusted = ("<frozen", "<suite_worker", *(prefix for prefix in prefixes if not self._root.startswith(prefix)))
         self._told: set[tuple[str, str]] = set()
         self._inside: set[int] = set()
+        self.code_set = False
+        """Somebody has given a function another code."""
 
     def start(self) -> None:
         sys.addaudithook(self._audit)
@@ -103,6 +114,8 @@ class AuditWatch:
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in _EVENTS:
             return
+        if event == "object.__setattr__" and arguments[1] == "__code__":
+            self.code_set = True
         thread = get_ident()
         if thread in self._inside:
             return
