@@ -131,6 +131,16 @@ ATTACKS = (
     # Verdicts
     _library("runtest rebound", _at_import("import _pytest.python\n_pytest.python.Function.runtest = print"), "pytest from library code"),
     _library(
+        "code of runtest set in a test and set back in the next",
+        _in_total(
+            "import sys\nkind = getattr(sys, 'mod' + 'ules')['_py' + 'test.python'].Function\nname = '__co' + 'de__'\n"
+            "kept = globals().setdefault('kept', getattr(kind.runtest, name))\nother = (lambda self: None)\n"
+            "swapped = getattr(kind.runtest, name) is not kept\n"
+            "setattr(kind.runtest, name, kept if swapped else getattr(other, name))"
+        ),
+        "runtest",
+    ),
+    _library(
         "runtest rebound, hidden",
         _at_import("import sys\ngetattr(sys, 'mod' + 'ules')['_py' + 'test.python'].Function.runtest = lambda self: None"),
         "Function.runtest was replaced",
