@@ -6,6 +6,7 @@ policy meets the very same prompt ids in both; prompt ids get label -100. The on
 
 import contextlib
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from rl.host_memory import keep_freed_memory
 from rl.model import DTYPES, load_model, save_model
 from rl.prompt import ChatTokenizer, load_tokenizer
 from rl.records import TokenExample
+
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +74,7 @@ def warm_start(
     if not examples:
         raise ValueError("warm_start: no examples; the configured tasks must have reference solutions")
     keep_freed_memory()
-    with tempfile.TemporaryDirectory(prefix="warm-start-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="warm-start-") as scratch, _quiet(), _alone():
         trainer, tokenizer = make_trainer(
             model_path,
             examples=examples,
@@ -136,6 +139,16 @@ def make_trainer(
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     return trainer, tokenizer
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hide what a launcher (torchrun, a scheduler) says about ranks: the libraries would wait for others, and this trainer has none."""
+    kept = {name: os.environ.pop(name) for name in _LAUNCHER if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 @contextlib.contextmanager

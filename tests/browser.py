@@ -1,6 +1,7 @@
 """Headless Chromium for tests and benchmarks, driven by chromedriver over its own HTTP protocol (W3C WebDriver)."""
 
 import base64
+import contextlib
 import json
 import shutil
 import socket
@@ -68,6 +69,16 @@ class Browser:
                 raise AssertionError(f"not true after {seconds} s: {script}\n{self.errors()}")
             time.sleep(0.03)
         return value
+
+    def press(self, key: str, *, until: str) -> None:
+        """Type a key, again while it has no effect: a page that was just opened may not have the focus yet."""
+        for _ in range(3):
+            self.keys(key)
+            with contextlib.suppress(AssertionError):
+                self.wait(until, seconds=6.0)
+                return
+        self.keys(key)
+        self.wait(until)
 
     def keys(self, text: str) -> None:
         """Type on the page."""

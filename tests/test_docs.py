@@ -50,7 +50,17 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
 COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "runs", "compact", "show", "plot", "view", "doctor")
-RECORDED = {"benchmarks.md", "graders.md", "log.md", "math.md", "quickstart.md", "quickstart.png", "sandbox.md", "smollm2_svamp.md"}
+RECORDED = {
+    "benchmarks.md",
+    "graders.md",
+    "log.md",
+    "math.md",
+    "quickstart.md",
+    "quickstart.png",
+    "sandbox.md",
+    "smollm2_svamp.md",
+    "swe.md",
+}
 """Of docs/results: written when a run is recorded."""
 
 TINY_RUN = ("run.steps=2", "model.path=models/my-model", "rollout.prompts_per_step=8", "rollout.samples_per_prompt=4", "rollout.timeout=90")

@@ -76,16 +76,11 @@ def test_the_keyboard_leads_everywhere(server: Server, browser: Browser) -> None
     browser.keys("?")
     browser.keys("jj")
     assert browser.run("return document.querySelector('tr.here').textContent.includes('00000000-1')")
-    browser.keys("\ue007")  # Enter
-    browser.wait(f"{LOADED} location.search.includes('id=00000000-1')")
-    browser.keys("]")
-    browser.wait(f"{LOADED} location.search.includes('id=00000000-2')")
-    browser.keys("[")
-    browser.wait(f"{LOADED} location.search.includes('id=00000000-1')")
-    browser.keys("u")
-    browser.wait(f"{LOADED} location.pathname.endsWith('/rollouts') && location.search.includes('sort=rollout_id')")
-    browser.keys("6")
-    browser.wait(f"{LOADED} location.pathname.endsWith('/sql')")
+    browser.press("\ue007", until=f"{LOADED} location.search.includes('id=00000000-1')")  # Enter
+    browser.press("]", until=f"{LOADED} location.search.includes('id=00000000-2')")
+    browser.press("[", until=f"{LOADED} location.search.includes('id=00000000-1')")
+    browser.press("u", until=f"{LOADED} location.pathname.endsWith('/rollouts') && location.search.includes('sort=rollout_id')")
+    browser.press("6", until=f"{LOADED} location.pathname.endsWith('/sql')")
     browser.keys("/")
     assert browser.run("return document.activeElement.name") == "q"
 

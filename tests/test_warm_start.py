@@ -1,6 +1,9 @@
 """The supervised stage: what carries loss, and that it learns."""
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from rl.prompt import load_tokenizer
 from rl.quickstart_base import slip
 from rl.tokenizer import build_tiny_tokenizer
 from rl.warm_start import SftExample, make_trainer, tokenize_example, warm_start
+from tests.ring import ROOT
 
 EXAMPLES = [
     SftExample(prompt=(Message(role="user", content=f"{letter}?"),), answer=letter.upper() * (1 + index % 3))
@@ -19,11 +23,10 @@ EXAMPLES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The warm start runs alone in its process; a learner tested in this one leaves its rank in the environment."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner tested in this process leaves its rank in the environment."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,7 @@ def _answer_loss(folder: Path, example: SftExample) -> float:
     return -sum(float(logprobs[i - 1, ids[i]]) for i in positions) / len(positions)
 
 
+@pytest.mark.usefixtures("no_launcher")
 def test_prompt_tokens_carry_no_loss(blank: Path, tmp_path: Path) -> None:
     trainer, _ = make_trainer(
         blank, examples=EXAMPLES, scratch=tmp_path, steps=1, batch_size=8, learning_rate=1e-3, warmup_steps=0, seed=0, dtype="float32"
@@ -95,6 +99,20 @@ def test_bfloat16_checkpoints_are_saved_in_bfloat16(blank: Path, tmp_path: Path)
     )
     assert (out / "model.safetensors").stat().st_size < 0.6 * (blank / "model.safetensors").stat().st_size
     assert load_tokenizer(out).stop_ids == load_tokenizer(blank).stop_ids
+
+
+def test_ranks_of_a_launcher_are_not_waited_for(blank: Path, tmp_path: Path) -> None:
+    """In a process of its own: the libraries read the environment once."""
+    program = (
+        "from environments.records import Message; from rl.warm_start import SftExample, warm_start; from pathlib import Path\n"
+        "examples = [SftExample(prompt=(Message(role='user', content='a?'),), answer='A')]\n"
+        f"warm_start(model_path={str(blank)!r}, examples=examples, out=Path({str(tmp_path / 'out')!r}), steps=1, batch_size=1, "
+        "learning_rate=1e-3, warmup_steps=0, seed=0)\n"
+    )
+    environment = {**os.environ, "LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}
+    made = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_no_examples_is_an_error(blank: Path, tmp_path: Path) -> None:
