@@ -74,6 +74,8 @@ TESTS = dedent('''\
         assert add("a", "b") == "ab"
         assert add(0.1, 0.2) == pytest.approx(0.3)
         assert shuffled([1]) == [1] and {"x": ANY} == {"x": add(1, 1)}
+        near = dict.fromkeys("abcdefghijklmnopqrstuvwxy")
+        assert add("", "z") not in near and add("", "y") in near
 
 
     class TestOld(unittest.TestCase):

@@ -18,7 +18,7 @@ import types
 from collections.abc import Callable
 from typing import Any, cast
 
-from environments.swe.inside.suite_worker_decoys import decoys, stranger
+from environments.swe.inside.suite_worker_decoys import decoys, far, stranger
 
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, bytearray, type(None), type(Ellipsis), range, slice))
 """Types whose comparisons nobody can change."""
@@ -33,7 +33,7 @@ _MOST_PAIRS = 2000
 _QUESTIONS, _FULL_PAIRS, _MORE_QUESTIONS = 16, 20, 3
 """Decoys for a doubtful object; for so many pairs of a comparison; for further ones."""
 _FUNCTION = types.FunctionType
-_BUILTIN_SLOTS = (type(object.__eq__), type(str.__contains__), type(dict.fromkeys), type(len))
+_BUILTIN_SLOTS = (type(object.__eq__), type(str.__contains__), type(dict.__contains__), type(dict.fromkeys), type(len))
 _mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _vars: Callable[[type], dict[str, Any]] = type.__dict__["__dict__"].__get__
 _getframe = sys._getframe
@@ -196,7 +196,7 @@ class Guard:
     def _member(self, element: Any, container: Any) -> bool:
         """Whether the doubtful objects say, under questioning, that `element` is in `container`."""
         if self._doubtful(type(container), "__contains__"):
-            for one in (stranger(), *decoys(element, _MORE_QUESTIONS)):
+            for one in (stranger(), far(element)):  # what is near may well be in it, too
                 try:
                     inside = bool(one in container)
                 except Exception:
