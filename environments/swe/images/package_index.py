@@ -83,7 +83,7 @@ def index_settings() -> IndexSettings:
     def get(key: str) -> str:
         return next((found[f"{section}.{key}"] for section in (":env:", "download", "global") if f"{section}.{key}" in found), "")
 
-    listed = (get("index-url") or "https://pypi.org/simple", *re.split(r"\s+|\\n", get("extra-index-url")))
+    listed = (get("index-url") or _default_index(), *re.split(r"\s+|\\n", get("extra-index-url")))
     no_index = get("no-index").lower() in ("1", "true", "yes", "on")
     return IndexSettings(
         indexes=() if no_index else tuple(filter(None, listed)),
@@ -91,6 +91,12 @@ def index_settings() -> IndexSettings:
         certificates=get("cert"),
         proxy=get("proxy"),
     )
+
+
+def _default_index() -> str:
+    """The index that pip asks when nothing is configured."""
+    program = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=_SECONDS, check=True).stdout.strip()
 
 
 def _version(text: str) -> Version:
