@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import io
+import os
+import shutil
 import socket
 import tarfile
 import threading
@@ -72,6 +74,29 @@ def left_over() -> int:
 async def output(container: Container, script: str, *, seconds: float = 60.0) -> str:
     done = await container.exec(["sh", "-c", script], seconds=seconds)
     return (done.output + done.errors).decode(errors="replace")
+
+
+@pytest.mark.usefixtures("engine")
+def test_programs_are_found_where_the_image_says(tmp_path: Path) -> None:
+    """As in images whose python3 is not the system's."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("no busybox: apt-get install busybox-static")
+    with tarfile.open(tmp_path / "root.tar", "w") as tar:
+        tar.add(os.path.realpath(busybox), "bin/busybox")
+        for name in ("bin/sh", "opt/tools/python3"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, "/bin/busybox"
+            tar.addfile(link)
+
+    async def act(containers: Containers) -> None:
+        image = "codeworld-rl-test:path"
+        environment = {"PATH": "/opt/tools:/bin"}
+        await containers.import_image(str(tmp_path / "root.tar"), image=image, environment=environment, work_dir="/testbed", labels={})
+        container = await containers.start(ContainerSpec(image=image, command=("sh", "-c", "echo $PATH")))
+        assert await container.read(100) == b"/opt/tools:/bin\n"
+
+    within(act)
 
 
 def test_main_process_is_spoken_to(python_image: str) -> None:

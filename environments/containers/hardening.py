@@ -11,7 +11,6 @@ from environments.sandbox.seccomp import docker_profile
 UIDS: Mapping[User, int] = {"agent": AGENT_UID, "tester": TESTER_UID, "root": 0}
 HOME = "/home/agent"
 ENVIRONMENT = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
     "HOME": HOME,
     "LANG": "C.UTF-8",
     "PYTHONDONTWRITEBYTECODE": "1",
