@@ -296,7 +296,7 @@ def test_a_tree_that_cannot_be_put_in_place_is_an_infrastructure_failure(task_fo
     try:
         talk(tmp_path / "big", act)
     finally:
-        use_containers(ContainersConfig(host=address.address))
+        use_containers(ContainersConfig())
 
 
 def test_more_episodes_than_containers_at_once_do_not_wait_for_one_another(task_folder: Path, engine: str) -> None:
@@ -315,4 +315,4 @@ def test_more_episodes_than_containers_at_once_do_not_wait_for_one_another(task_
     try:
         assert asyncio.run(asyncio.wait_for(main(), timeout=120)) == ["00", "10", "20", "30"]
     finally:
-        use_containers(ContainersConfig(host=engine))
+        use_containers(ContainersConfig())

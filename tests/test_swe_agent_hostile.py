@@ -115,7 +115,7 @@ def test_a_memory_hog_ends_and_the_shell_stays(task_folder: Path, engine: str) -
     try:
         talk(task_folder, act)
     finally:
-        use_containers(ContainersConfig(host=engine))
+        use_containers(ContainersConfig())
 
 
 def test_a_container_without_memory_is_replaced(task_folder: Path, engine: str) -> None:
@@ -132,7 +132,7 @@ def test_a_container_without_memory_is_replaced(task_folder: Path, engine: str) 
     try:
         talk(task_folder, act)
     finally:
-        use_containers(ContainersConfig(host=engine))
+        use_containers(ContainersConfig())
 
 
 def test_the_driver_is_out_of_reach(task_folder: Path) -> None:
