@@ -3,7 +3,6 @@
 import re
 import signal
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,23 +16,11 @@ from rl.view.guard import CONTENT_SECURITY_POLICY
 from rl.view.open_run import OpenRun
 from tests.log_fakes import make_metrics
 from tests.ring import ROOT, finish, start
-from tests.view_run import STEPS, Server, at, make_run, serving
+from tests.view_run import HOSTILE_RUN, STEPS, Server, at, make_run, runs, server, serving
 
-HOSTILE_RUN = "odd & <run>"
+__all__ = ["runs", "server"]
+
 FIRST = "00000000-0"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("view") / "runs"
-    make_run(folder / HOSTILE_RUN)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(runs: Path) -> Iterator[Server]:
-    with serving(runs) as one:
-        yield one
 
 
 PAGES = [

@@ -7,27 +7,16 @@ import pytest
 
 from rl.view.export import export_run
 from tests.browser import Browser, missing
-from tests.view_run import Server, at, make_run, serving
+from tests.view_run import HOSTILE_RUN as RUN
+from tests.view_run import Server, at, make_run, runs, server, serving
+
+__all__ = ["runs", "server"]
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "everything is there")
 
-RUN = "odd & <run>"
 DESK, PHONE = (1280, 900), (390, 844)
 LOADED = "return document.readyState === 'complete' &&"  # only then does the page hear keys
 FITS = "return document.querySelector('h1') !== null && document.documentElement.scrollWidth <= innerWidth"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("view") / "runs"
-    make_run(folder / RUN)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(runs: Path) -> Iterator[Server]:
-    with serving(runs) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import psutil
+import pytest
 import uvicorn
 import yaml
 
@@ -32,6 +33,7 @@ HOSTILE = (
 )
 BIG = "A" * 10_000_000 + "<b>END"
 STEPS = 45
+HOSTILE_RUN = "odd & <run>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,3 +165,16 @@ def at(run: str, page: str = "", **query: object) -> str:
     """The path of a page."""
     words = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in query.items())
     return f"/runs/{quote(run, safe='')}" + (f"/{page}" if page else "") + (f"?{words}" if words else "")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("view") / "runs"
+    make_run(folder / HOSTILE_RUN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(runs: Path) -> Iterator[Server]:
+    with serving(runs) as one:
+        yield one
