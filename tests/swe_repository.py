@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from textwrap import dedent
 
-from environments.containers.base import AGENT_UID, Containers
+from environments.containers.base import Containers
+from environments.swe.changes import to_tar
 from environments.swe.images.rootfs import ensure_python_image
 from environments.swe.records import Patch, RepoTask, TreeChange
-from environments.swe.suite import changes_tar
 
 IMAGE = "codeworld-rl-test:calc"
 LIBRARY = dedent('''\
@@ -136,7 +136,7 @@ def make_task(*, gold: Patch, seconds: float = 60.0) -> RepoTask:
 
 
 async def make_image(containers: Containers) -> None:
-    files = changes_tar([change(f"testbed/{path}", text) for path, text in FILES.items()], uid=AGENT_UID)
+    files = to_tar([change(path, text) for path, text in FILES.items()], folder="testbed", folders=True)
     base = await ensure_python_image(containers)
     made = await containers.build_step(
         base=base, image=IMAGE, command=("chown", "-R", "1000:1000", "/testbed"), files=files, labels={}, seconds=60.0

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from environments.swe.changes import to_tar
 from environments.swe.images import tree as tree_module
 from environments.swe.images.package_index import fetch_source_package
 from environments.swe.images.requirements import Metadata, build_requirements, find_needs, has_build
 from environments.swe.images.source import read_source, task_name
-from environments.swe.images.tree import digest_of, read_git_head, read_source_package, text_of, to_tar
+from environments.swe.images.tree import digest_of, read_git_head, read_source_package, text_of
 from environments.swe.records import TreeChange
 
 PYTHON = {

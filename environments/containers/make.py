@@ -1,12 +1,9 @@
 """Choose the containers of a process."""
 
-import asyncio
-from typing import ClassVar, Self
-from weakref import WeakKeyDictionary
-
 from configs.schema import ContainersConfig
 from environments.containers.base import ContainerLimits, Containers
 from environments.containers.docker import DockerContainers
+from environments.per_loop import PerLoop
 
 _config = ContainersConfig()
 
@@ -27,28 +24,11 @@ def container_limits() -> ContainerLimits:
     return ContainerLimits(memory_mb=_config.memory_mb, processes=_config.processes, cpus=_config.cpus, disk_mb=_config.disk_mb)
 
 
-class SharedContainers:
-    """Made for the first user of an event loop, closed with its last."""
-
-    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "SharedContainers"]] = WeakKeyDictionary()
+class SharedContainers(PerLoop):
+    """The connection that all users on one event loop share."""
 
     def __init__(self) -> None:
         self.containers: Containers = make_containers()
-        self._users = 0
 
-    @classmethod
-    def take(cls) -> Self:
-        """Use the running loop's one until `release`."""
-        shared = cls._by_loop.get(asyncio.get_running_loop())
-        if not isinstance(shared, cls):
-            shared = cls()
-            cls._by_loop[asyncio.get_running_loop()] = shared
-        shared._users += 1
-        return shared
-
-    async def release(self) -> None:
-        """Stop using it."""
-        self._users -= 1
-        if self._users == 0:
-            del self._by_loop[asyncio.get_running_loop()]
-            await self.containers.close()
+    async def _end(self) -> None:
+        await self.containers.close()

@@ -7,10 +7,9 @@ does not do leaves `step` as a ContainerError. The episode ends with an accepted
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, ClassVar, Self
-from weakref import WeakKeyDictionary
 
 from environments.containers.base import ArchiveTooLarge, Containers, ContainerSpec
+from environments.per_loop import PerLoop
 from environments.records import Budget, Message, StepResult, StopReason, Task
 from environments.reply import ToolCall, ToolCallError
 from environments.swe.agent_box import AgentBox, AgentFiles, BoxEnded, CallRefused, driver_command
@@ -22,9 +21,6 @@ from environments.swe.records import Patch, PatchError, RepoTask
 from environments.swe.tool_bodies import Create, Edit
 from environments.swe.tool_docs import tool_docs
 from environments.swe.tool_format import TOOLS, parse_call
-
-if TYPE_CHECKING:
-    from environments.containers.make import SharedContainers
 
 _LARGEST_PATCH = 16 << 20
 _ENVIRONMENT = {
@@ -185,44 +181,26 @@ class RepoAgent:
         return StepResult(messages=(message,), done=False)
 
 
-class SharedAgents:
+class SharedAgents(PerLoop):
     """What the episodes of one event loop share: the engine, and turns at running something.
 
     Containers are held between turns and do not wait for one another: in lockstep an episode's next turn waits for those of all others,
     so one that waited for another's end would wait for ever. Instead at most four calls a processor run at a time; a turn always ends.
     """
 
-    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, "SharedAgents"]] = WeakKeyDictionary()
+    def __init__(self) -> None:
+        from environments.containers.make import SharedContainers  # it loads the engine's client, which only this environment needs
 
-    def __init__(self, shared: "SharedContainers") -> None:
         self.turns = asyncio.Semaphore(4 * (os.cpu_count() or 1))
-        self._shared = shared
-        self._users = 0
+        self._shared = SharedContainers.take()
 
     @property
     def containers(self) -> Containers:
         """The engine."""
         return self._shared.containers
 
-    @classmethod
-    def take(cls) -> Self:
-        """Use the running loop's one until `release`."""
-        from environments.containers.make import SharedContainers  # it loads the engine's client, which only this environment needs
-
-        loop = asyncio.get_running_loop()
-        found = cls._by_loop.get(loop)
-        if not isinstance(found, cls):
-            found = cls(SharedContainers.take())
-            cls._by_loop[loop] = found
-        found._users += 1
-        return found
-
-    async def release(self) -> None:
-        """Stop using it."""
-        self._users -= 1
-        if self._users == 0:
-            del self._by_loop[asyncio.get_running_loop()]
-            await self._shared.release()
+    async def _end(self) -> None:
+        await self._shared.release()
 
 
 def _spec(task: RepoTask) -> ContainerSpec:

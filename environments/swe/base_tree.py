@@ -18,10 +18,10 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 from environments.containers.base import AGENT_UID, Containers
+from environments.swe.changes import to_tar
 from environments.swe.git import GitError, git, make_repository, scratch_folder, scratch_repository
 from environments.swe.links import check_links
 from environments.swe.records import Patch, PatchError, RepoTask, TreeChange
-from environments.swe.suite import changes_tar
 from environments.swe.tree_tar import import_stream, read_tree, shown
 
 MOST_PATCH_BYTES = 8 << 20
@@ -166,7 +166,7 @@ _AGENT_CONFIG = """[core]
 
 
 def _agent_tar(folder: Path, overlay: Sequence[TreeChange]) -> bytes:
-    packed = io.BytesIO(changes_tar(overlay, uid=AGENT_UID))
+    packed = io.BytesIO(to_tar(overlay, folders=True))
 
     def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = AGENT_UID

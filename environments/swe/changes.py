@@ -6,7 +6,7 @@ A path is any bytes, so nothing here goes through the file system or through tex
 import io
 import posixpath
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from environments.containers.base import AGENT_UID
 from environments.swe.records import TreeChange
@@ -50,23 +50,40 @@ def check_changes(changes: Iterable[TreeChange]) -> tuple[TreeChange, ...]:
     return ordered
 
 
-def to_tar(changes: Sequence[TreeChange]) -> bytes:
-    """Files and links, owned by the agent; the same bytes for the same changes. Deletions are not in it: see `to_list`."""
+def to_tar(changes: Iterable[TreeChange], *, folder: str = "", uid: int = AGENT_UID, mtime: int = 0, folders: bool = False) -> bytes:
+    """Files and links below `folder`; the same bytes for the same changes. Deletions are not in it: see `to_list`.
+
+    `folders`: also the folders above them.
+    """
     buffer = io.BytesIO()
+    made: set[str] = set()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
+
+        def add(name: str, *, kind: bytes, mode: int, data: bytes = b"", target: str = "") -> None:
+            member = tarfile.TarInfo(name)
+            member.type, member.mode, member.size, member.linkname = kind, mode, len(data), target
+            member.uid, member.gid, member.mtime = uid, uid, mtime
+            tar.addfile(member, io.BytesIO(data))
+
         for change in changes:
             if change.mode is None:
                 continue
-            member = tarfile.TarInfo(_text(change.path))
-            member.uid = member.gid = AGENT_UID
-            member.mode = change.mode & 0o777 or 0o777
+            name = posixpath.join(folder, _text(change.path))
+            for above in _above(name) if folders else ():
+                if above not in made:
+                    made.add(above)
+                    add(above, kind=tarfile.DIRTYPE, mode=0o755)
             if change.mode == LINK:
-                member.type, member.linkname = tarfile.SYMTYPE, _text(change.data)
-                tar.addfile(member)
+                add(name, kind=tarfile.SYMTYPE, mode=0o777, target=_text(change.data))
             else:
-                member.size = len(change.data)
-                tar.addfile(member, io.BytesIO(change.data))
+                add(name, kind=tarfile.REGTYPE, mode=change.mode & 0o777, data=change.data)
     return buffer.getvalue()
+
+
+def _above(name: str) -> list[str]:
+    """The folders above a path, the highest first."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def from_tar(data: bytes) -> tuple[TreeChange, ...]:

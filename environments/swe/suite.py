@@ -6,15 +6,14 @@ gone before the result is there.
 """
 
 import asyncio
-import io
-import tarfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from environments.containers.base import Container, ContainerError, Containers, ContainerSpec
+from environments.swe.changes import to_tar
 from environments.swe.records import SuiteRequest, SuiteResult, TreeChange
 from environments.swe.suite_session import Flag, SuiteSession
 
@@ -102,32 +101,4 @@ async def _stage(container: Container, changes: Sequence[TreeChange], *, work_di
         if done.exit_code != 0:
             raise ContainerError(f"files could not be removed before the tests: {done.errors.decode(errors='replace')[-300:]}")
     if len(gone) < len(changes):
-        await container.put(work_dir, changes_tar(changes))
-
-
-def changes_tar(changes: Sequence[TreeChange], *, uid: int = 0) -> bytes:
-    """A tar of the changed files and the folders above them, without the deleted ones."""
-    packed = io.BytesIO()
-    folders: set[str] = set()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
-        for change in sorted((one for one in changes if one.mode is not None), key=lambda one: one.path):
-            name = change.path.decode("utf-8", "surrogateescape")
-            for parent in reversed(PurePosixPath(name).parents[:-1]):
-                if str(parent) not in folders:
-                    folders.add(str(parent))
-                    tar.addfile(_entry(str(parent), kind=tarfile.DIRTYPE, mode=0o755, uid=uid))
-            if change.mode == 0o120000:
-                entry = _entry(name, kind=tarfile.SYMTYPE, mode=0o777, uid=uid)
-                entry.linkname = change.data.decode("utf-8", "surrogateescape")
-                tar.addfile(entry)
-            else:
-                entry = _entry(name, kind=tarfile.REGTYPE, mode=0o755 if change.mode == 0o100755 else 0o644, uid=uid)
-                entry.size = len(change.data)
-                tar.addfile(entry, io.BytesIO(change.data))
-    return packed.getvalue()
-
-
-def _entry(name: str, *, kind: bytes, mode: int, uid: int) -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.mode, entry.uid, entry.gid = kind, mode, uid, uid
-    return entry
+        await container.put(work_dir, to_tar(changes, uid=0, folders=True))

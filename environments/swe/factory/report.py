@@ -8,8 +8,8 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 
 from environments.containers.base import Containers, ContainerSpec
+from environments.swe.changes import to_tar
 from environments.swe.records import RepoImage, TreeChange
-from environments.swe.suite import changes_tar
 
 ReadReports = Callable[[TreeChange, Sequence[str]], Awaitable[dict[str, str]]]
 """Reports of failing tests of the image with one file changed, by node id; those that could be had."""
@@ -35,7 +35,7 @@ async def read_reports(containers: Containers, image: RepoImage, change: TreeCha
     """Of the first MOST_TESTS tests. Raises ContainerError when the engine fails."""
     container = await containers.start(ContainerSpec(image=image.image, command=("sleep", "3600"), work_dir=image.work_dir))
     try:
-        await container.put(image.work_dir, changes_tar([change]))
+        await container.put(image.work_dir, to_tar([change], uid=0, folders=True))
         words = ["python3", "-B", "-c", _PROGRAM, json.dumps(list(tests[:MOST_TESTS]))]
         result = await container.exec(words, seconds=_SECONDS, output_bytes=2 * MOST_TESTS * _LONGEST_REPORT)
     finally:

@@ -16,11 +16,12 @@ from typing import Any
 
 from packaging.version import Version
 
-from environments.containers.base import AGENT_UID, Container, ContainerError, ContainerLimits, Containers, ContainerSpec, ImageMissing
+from environments.containers.base import Container, ContainerError, ContainerLimits, Containers, ContainerSpec, ImageMissing
+from environments.swe.changes import to_tar
 from environments.swe.images.record import LABEL, RUNS_LABEL
 from environments.swe.images.requirements import Metadata, build_requirements, find_needs, has_build
 from environments.swe.images.source import Source
-from environments.swe.images.tree import digest_of, to_tar
+from environments.swe.images.tree import digest_of
 from environments.swe.images.wheels import TargetPython, digest_of_wheels, download_what_is_there, download_wheels, wheel_files
 from environments.swe.records import WORK_DIR, TreeChange
 
@@ -213,7 +214,7 @@ def _pack(tree: Sequence[TreeChange], *, plan: dict[str, Any], wheels: dict[str,
     entries += [TreeChange(path=f"wheels/{name}".encode(), mode=0o100644, data=data) for name, data in wheels.items()]
     entries += [TreeChange(path=b"plan.json", mode=0o100644, data=json.dumps(plan).encode())]
     entries += [TreeChange(path=b"repository.py", mode=0o100644, data=_SCRIPT.read_bytes())]
-    return to_tar(entries, folder=_FOLDER, uid=AGENT_UID, mtime=_MTIME)
+    return to_tar(entries, folder=_FOLDER, mtime=_MTIME, folders=True)
 
 
 def _reference_part(name: str) -> str:

@@ -14,10 +14,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from environments.swe.changes import FILE, LINK, PROGRAM
 from environments.swe.records import TreeChange
 
 MAX_BYTES, MAX_FILES = 256 << 20, 50_000
-_FILE, _PROGRAM, _LINK, _SUBMODULE = 0o100644, 0o100755, 0o120000, 0o160000
+_SUBMODULE = 0o160000
 _DROPPED = re.compile(
     r"(?:.*/)?(?:__pycache__|\.git|\.hg|\.svn)(?:/.*)?|.*\.py[co]|(?:src/)?[^/]+\.egg-info(?:/.*)?|build/(?:lib|bdist)[^/]*/.*"
     r"|dist/[^/]+\.(?:whl|tar\.gz|zip|egg)|\.(?:tox|nox|venv|eggs|pytest_cache|mypy_cache)(?:/.*)?",
@@ -87,37 +88,7 @@ def digest_of(tree: Iterable[TreeChange]) -> str:
 
 def text_of(tree: Iterable[TreeChange], path: str) -> str:
     """A file's text; empty when there is none."""
-    return next((change.data.decode(errors="replace") for change in tree if change.path == path.encode() and change.mode != _LINK), "")
-
-
-def to_tar(tree: Iterable[TreeChange], *, folder: str, uid: int, mtime: int) -> bytes:
-    """The files below `folder`, with all folders in between, owned by `uid`."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
-        made: set[str] = set()
-
-        def add(info: tarfile.TarInfo, data: bytes = b"") -> None:
-            info.uid = info.gid = uid
-            info.mtime = mtime
-            tar.addfile(info, io.BytesIO(data))
-
-        for change in tree:
-            name = posixpath.join(folder, change.path.decode(errors="surrogateescape"))
-            parts = name.split("/")
-            for above in ("/".join(parts[:n]) for n in range(1, len(parts))):
-                if above not in made:
-                    made.add(above)
-                    entry = tarfile.TarInfo(above)
-                    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-                    add(entry)
-            info = tarfile.TarInfo(name)
-            if change.mode == _LINK:
-                info.type, info.mode, info.linkname = tarfile.SYMTYPE, 0o777, change.data.decode(errors="surrogateescape")
-                add(info)
-            else:
-                info.size, info.mode = len(change.data), 0o755 if change.mode == _PROGRAM else 0o644
-                add(info, change.data)
-    return buffer.getvalue()
+    return next((change.data.decode(errors="replace") for change in tree if change.path == path.encode() and change.mode != LINK), "")
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, TreeChange]) -> TreeChange:
@@ -126,16 +97,16 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str,
         raise ValueError(f"the source package has a file without a name: {member.name!r}")
     path = name.encode(errors="surrogateescape")
     if member.issym():
-        return TreeChange(path=path, mode=_LINK, data=member.linkname.encode(errors="surrogateescape"))
+        return TreeChange(path=path, mode=LINK, data=member.linkname.encode(errors="surrogateescape"))
     if member.islnk():  # a hard link: the content of an earlier member
         earlier = found.get(safe_name(member.linkname))
-        if earlier is None or earlier.mode == _LINK:
+        if earlier is None or earlier.mode == LINK:
             raise ValueError(f"the source package has a hard link {name!r} to {member.linkname!r}, which is no file of it")
         return TreeChange(path=path, mode=earlier.mode, data=earlier.data)
     file = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if file is None:
         raise ValueError(f"the source package holds {name!r}, which is no plain file, folder or link")
-    return TreeChange(path=path, mode=_PROGRAM if member.mode & 0o100 else _FILE, data=file.read())
+    return TreeChange(path=path, mode=PROGRAM if member.mode & 0o100 else FILE, data=file.read())
 
 
 def _without_top(found: dict[str, TreeChange]) -> dict[str, TreeChange]:
@@ -154,7 +125,7 @@ def _checked(files: Iterable[TreeChange]) -> tuple[TreeChange, ...]:
         parts = path.split(b"/")
         if any(b"/".join(parts[:n]) in kept for n in range(1, len(parts))):
             raise ValueError(f"the source has {os_text(path)} below something that is no folder")
-        if change.mode == _LINK:
+        if change.mode == LINK:
             target = posixpath.normpath(posixpath.join(posixpath.dirname(path), change.data))
             if change.data.startswith(b"/") or target == b".." or target.startswith(b"../") or not change.data or b"\0" in change.data:
                 raise ValueError(f"the source has a symbolic link out of its folder: {os_text(path)} -> {os_text(change.data)}")
