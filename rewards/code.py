@@ -53,7 +53,9 @@ class CodeGrader:
         except ExtractionError as error:
             return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, reason=str(error))
         report = await self._shared(tests, code)
-        return _ungradable(problem, report.broken) if report.broken else score_of(report, partial_credit=tests.judging.partial_credit)
+        if report.broken:
+            return _ungradable(problem, report.broken, log=report.log)
+        return score_of(report, partial_credit=tests.judging.partial_credit)
 
     async def close(self) -> None:
         for task in self._cache.values():
@@ -115,15 +117,16 @@ def score_of(report: Report, *, partial_credit: bool) -> Score:
     share = report.passed / report.total
     parts = {"tests": ScorePart(value=share, reason=f"{report.passed} of {report.total} passed")}
     if report.all_passed:
-        return Score(reward=PASS_REWARD, status=ScoreStatus.OK, parts=parts, reason=f"all {report.total} tests passed")
+        return Score(reward=PASS_REWARD, status=ScoreStatus.OK, parts=parts, reason=f"all {report.total} tests passed", log=report.log)
     count = f"{report.total - report.passed} of {report.total} tests failed" if partial_credit else "a test failed"
     return Score(
         reward=FAIL_REWARD + (PASS_REWARD - FAIL_REWARD) * share if partial_credit else FAIL_REWARD,
         status=ScoreStatus.POLICY_FAIL,
         parts=parts,
         reason=f"{count}: {report.failures[0] if report.failures else 'no reason is known'}",
+        log=report.log,
     )
 
 
-def _ungradable(problem: Problem, why: str) -> Score:
-    return Score(reward=None, status=ScoreStatus.UNGRADABLE, reason=f"problem {problem.task.id}: {why}")
+def _ungradable(problem: Problem, why: str, *, log: str = "") -> Score:
+    return Score(reward=None, status=ScoreStatus.UNGRADABLE, reason=f"problem {problem.task.id}: {why}", log=log)

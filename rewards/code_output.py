@@ -2,6 +2,7 @@
 
 from environments.code_tests.compare import same_literal
 from environments.fenced import ExtractionError, code_block
+from environments.log_text import labelled
 from environments.records import Episode, Problem
 from rewards.score import Score, ScoreStatus
 
@@ -27,12 +28,13 @@ class CodeOutputGrader:
             predicted = code_block(episode.response, languages=())
         except ExtractionError as error:
             return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, reason=str(error))
+        log = labelled("predicted", predicted) + labelled("expected", answer)
         if problem.reference.get("compare") == "value" and same_literal(predicted, answer):
-            return Score(reward=PASS_REWARD, status=ScoreStatus.OK, reason="the value is right")
+            return Score(reward=PASS_REWARD, status=ScoreStatus.OK, reason="the value is right", log=log)
         wanted, got = _lines(answer), _lines(predicted)
         if wanted == got:
-            return Score(reward=PASS_REWARD, status=ScoreStatus.OK, reason="the output is right")
-        return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, reason=_difference(wanted, got))
+            return Score(reward=PASS_REWARD, status=ScoreStatus.OK, reason="the output is right", log=log)
+        return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, reason=_difference(wanted, got), log=log)
 
     async def close(self) -> None:
         """Nothing to release."""

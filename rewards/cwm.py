@@ -1,6 +1,7 @@
 """CWM's whole reward: every part must be right, then the length decides. The rewards `cwm_math` and `cwm_code`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from environments.records import Episode, Problem
 from rewards.code import CodeGrader
@@ -26,7 +27,7 @@ class CwmGrader:
         failed = [name for name, part in parts.items() if part.value < 0]
         length = self._length.part(episode)
         if score.reward is None:
-            return Score(reward=None, status=score.status, parts={**parts, "length": length, **score.parts}, reason=score.reason)
+            return replace(score, parts={**parts, "length": length, **score.parts})
         parts["answer"] = ScorePart(value=score.reward, reason=score.reason)
         if score.status is not ScoreStatus.OK:
             failed.append("answer")
@@ -37,6 +38,7 @@ class CwmGrader:
             status=ScoreStatus.POLICY_FAIL if failed or length.value <= FAIL_REWARD else ScoreStatus.OK,
             parts={**parts, **score.parts},
             reason="; ".join(f"{name}: {parts[name].reason}" for name in told),
+            log=score.log,
         )
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal
 
+from environments.log_text import labelled
 from environments.records import Episode, Json, Problem
 from environments.reply import final_part
 from rewards.extract import ExtractionError, only_box
@@ -73,15 +74,17 @@ class MathGrader:
         if len(box) > MAX_CHARS:
             return _failed(f"the answer is longer than {MAX_CHARS} characters")
         answer = shape_of(box)
+        log = _side("answer", box, answer) + _side("expected", gold_text, gold.shape)
         try:
             difference = await Comparison(self._workers, seconds=self._timeout).difference(gold.shape, answer)
         except TooSlow:
-            return _failed("the answer is too costly to compare")
+            return _failed("the answer is too costly to compare", log=log)
         opinion = await self._second_opinion(gold, answer, equal=not difference)
         parts = {OPINION: opinion} if opinion else {}
         if difference:
-            return _failed(f"{_shown(box)} is wrong, the answer is {_shown(gold_text)}: {difference}", parts=parts)
-        return Score(reward=PASS_REWARD, status=ScoreStatus.OK, parts=parts, reason=f"{_shown(box)} is right")
+            log += labelled("difference", difference)
+            return _failed(f"{_shown(box)} is wrong, the answer is {_shown(gold_text)}: {difference}", parts=parts, log=log)
+        return Score(reward=PASS_REWARD, status=ScoreStatus.OK, parts=parts, reason=f"{_shown(box)} is right", log=log)
 
     async def close(self) -> None:
         if self._warming is not None:
@@ -161,8 +164,14 @@ def gold_answer(value: Json) -> str | None:
     return text if text.strip() and len(text) <= MAX_CHARS else None
 
 
-def _failed(reason: str, *, parts: dict[str, ScorePart] | None = None) -> Score:
-    return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, parts=parts or {}, reason=reason)
+def _side(name: str, text: str, shape: Shape) -> str:
+    """One side of a comparison for the log: as it was written, and as it was read."""
+    items = "".join(labelled("  item", item.text) for item in shape.items)
+    return labelled(name, text) + labelled("  read as", f"{shape.kind.value}, {shape.text}") + items
+
+
+def _failed(reason: str, *, parts: dict[str, ScorePart] | None = None, log: str = "") -> Score:
+    return Score(reward=FAIL_REWARD, status=ScoreStatus.POLICY_FAIL, parts=parts or {}, reason=reason, log=log)
 
 
 def _ungradable(problem: Problem, reason: str) -> Score:

@@ -57,7 +57,7 @@ class MixGrader:
         """`infra` or `ungradable` without a reward when one part is; else passed or failed as the first part is.
 
         `parts` has the value, weight and reason of every part that has a value; what that part is made of itself follows as
-        `name.part` with weight 0, because it is counted already.
+        `name.part` with weight 0, because it is counted already. `log` has the logs of all parts.
         """
         scores = await asyncio.gather(*(self._part(grader, problem, episode) for grader in self._graders))
         graded = [(term, score, score.reward) for term, score in zip(self._terms, scores, strict=True) if score.reward is not None]
@@ -66,10 +66,12 @@ class MixGrader:
             parts[term.name] = ScorePart(value=value, weight=term.weight, reason=score.reason)
             parts |= {f"{term.name}.{name}": replace(part, weight=0.0) for name, part in score.parts.items()}
         reason = "; ".join(f"{term.name}: {_told(score)}" for term, score in zip(self._terms, scores, strict=True))
+        log = "\n".join(f"--- {term.name}\n{score.log}" for term, score in zip(self._terms, scores, strict=True) if score.log)
         for status in (ScoreStatus.INFRA, ScoreStatus.UNGRADABLE):
             if any(score.status is status for score in scores):
-                return Score(reward=None, status=status, parts=parts, reason=reason)
-        return Score(reward=sum(part.value * part.weight for part in parts.values()), status=scores[0].status, parts=parts, reason=reason)
+                return Score(reward=None, status=status, parts=parts, reason=reason, log=log)
+        reward = sum(part.value * part.weight for part in parts.values())
+        return Score(reward=reward, status=scores[0].status, parts=parts, reason=reason, log=log)
 
     async def close(self) -> None:
         """Close all graders, whatever one of them does."""

@@ -6,6 +6,7 @@ How a patch becomes a verdict is `environments/swe/grading.py`. The reference of
 import asyncio
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from environments.containers.base import ImageMissing
@@ -16,6 +17,7 @@ from environments.swe.folder import read_task
 from environments.swe.grading import PatchGrader, PatchVerdict
 from environments.swe.records import Patch, PatchError, RepoTask, TreeChange
 from rewards.score import Score, ScorePart, ScoreStatus
+from rewards.swe_log import verdict_log
 
 PASS_REWARD, FAIL_REWARD = 1.0, -1.0
 SCALE = 2.0
@@ -52,12 +54,14 @@ class SweGrader:
             return _failed(f"not submitted (the episode ended with {episode.stop_reason.value})")
         try:
             verdict = await self._grader().grade(task, patch)
-            return _ungradable(problem, verdict.reason) if verdict.status == "ungradable" else await self.score(task, patch, verdict)
+            ungradable = verdict.status == "ungradable"
+            score = _ungradable(problem, verdict.reason) if ungradable else await self.score(task, patch, verdict)
+            return replace(score, log=verdict_log(verdict))
         except ImageMissing as error:
             return _ungradable(problem, str(error))
 
     async def score(self, task: RepoTask, patch: Patch, verdict: PatchVerdict) -> Score:
-        """What a verdict is worth."""
+        """What a verdict is worth; `grade` adds the log."""
         passed = verdict.status == "passed"
         return Score(
             reward=PASS_REWARD if passed else FAIL_REWARD,

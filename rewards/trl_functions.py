@@ -6,7 +6,7 @@ The shape is TRL's (huggingface.co/docs/trl, GRPO, "Using a custom reward functi
 - `prompts`, `completions`: lists of messages, `{"role": ..., "content": ...}`; texts where the parameter is annotated `list[str]`
 - a column for every field of the reference and of the payload (`answer`, `tests`, `solution`, ...) and for those of `tasks.*.columns`
 - `completion_ids`: as many as were sampled, all -1: their number is known here, the tokens are not
-- `log_extra`, `log_metric`: what they are told becomes the score's reason and parts
+- `log_extra`, `log_metric`: what they are told becomes the score's reason, log and parts
 
 None and NaN mean what they mean in TRL: the reward does not apply here. The score is `ungradable` and has no reward.
 """
@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
+from environments.log_text import FIELD_CHARS, labelled, shortened
 from environments.records import Episode, Json, Message, Problem
 from rewards.score import Score, ScorePart, ScoreStatus
 
@@ -38,7 +39,7 @@ class Told:
 
     def log_extra(self, column: str, values: Sequence[Any]) -> None:
         """TRL's callback for a column of one item."""
-        self.notes[column] = str(values[0])[:_REASON_CHARS] if values else ""
+        self.notes[column] = shortened(str(values[0])) if values else ""
 
     def log_metric(self, name: str, value: float) -> None:
         """TRL's callback for a number."""
@@ -136,10 +137,11 @@ def score_of(name: str, rewards: Any, *, told: Told) -> Score:
     value = None if rewards[0] is None else float(rewards[0])
     parts = {key: ScorePart(value=number, weight=0.0, reason="metric") for key, number in told.metrics.items()}
     notes = ", ".join(f"{key} {text}" for key, text in told.notes.items())[:_REASON_CHARS]
+    log = "".join(labelled(key, text, chars=2 * FIELD_CHARS) for key, text in told.notes.items())
     if value is None or math.isnan(value):
         reason = f"{name} does not apply to this problem (it returned {'None' if value is None else 'NaN'})"
-        return Score(reward=None, status=ScoreStatus.UNGRADABLE, parts=parts, reason=f"{reason}: {notes}" if notes else reason)
-    return Score(reward=value, status=ScoreStatus.OK if value > 0 else ScoreStatus.POLICY_FAIL, parts=parts, reason=notes)
+        return Score(reward=None, status=ScoreStatus.UNGRADABLE, parts=parts, reason=f"{reason}: {notes}" if notes else reason, log=log)
+    return Score(reward=value, status=ScoreStatus.OK if value > 0 else ScoreStatus.POLICY_FAIL, parts=parts, reason=notes, log=log)
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:

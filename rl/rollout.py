@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Protocol
 
@@ -166,7 +166,7 @@ class RolloutWorker:
             scorer_hash=self._graders.hash(job.problem),
         )
         self._write_group(group)
-        return GroupOutcome(job=job, group=group)
+        return GroupOutcome(job=job, group=_without_logs(group))
 
     async def close(self) -> None:
         """Close the graders."""
@@ -345,3 +345,10 @@ class RolloutWorker:
             if trajectory.error is None:
                 trajectory.fail(error)
         trajectory.spent(phase, since=started)
+
+
+def _without_logs(group: RolloutGroup) -> RolloutGroup:
+    """For the way to the learner: what the graders logged is on its way to the disk and takes no part in training."""
+    if not any(rollout.score.log for rollout in group.rollouts):
+        return group
+    return replace(group, rollouts=tuple(replace(r, score=replace(r.score, log="")) for r in group.rollouts))

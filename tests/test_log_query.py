@@ -30,7 +30,13 @@ def run(tmp_path: Path) -> Path:
         "g1-0",
         turns=[make_turn(context=[1], sampled=[5, 6, 7], text=HOSTILE)],
         outcome={"patch": HOSTILE + "-" * 5000 + "the end"},
-        score=Score(reward=0.0, status=ScoreStatus.POLICY_FAIL, reason=HOSTILE, parts={"answer": ScorePart(value=0.0, reason=HOSTILE)}),
+        score=Score(
+            reward=0.0,
+            status=ScoreStatus.POLICY_FAIL,
+            reason=HOSTILE,
+            parts={"answer": ScorePart(value=0.0, reason=HOSTILE)},
+            log=f"printed: {HOSTILE}\n" + "-" * 300_000 + "\nthe last test",
+        ),
     )
     groups = [make_group(0), make_group(1, version=1, rollouts=[hostile, make_rollout("g1-1", sample=1)])]
     samples = [make_sample(rollout, advantage=-0.5) for rollout in groups[1].rollouts]
@@ -177,6 +183,7 @@ def test_show_prints_one_rollout_safely(run: Path, capsys: pytest.CaptureFixture
     for expected in ("policy_fail", "trained in step 2", "-0.5000", "least likely of 3", "2+2?", '{"patch":'):
         assert expected in out
     assert "the end" not in out, "an outcome is shortened"
+    assert r"printed: fine\x1b]0;owned" in out and "more characters: see --json" in out and "the last test" not in out
 
 
 def test_show_as_json_has_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +192,9 @@ def test_show_as_json_has_everything(run: Path, capsys: pytest.CaptureFixture[st
     assert found["messages"][1]["text"] == HOSTILE
     assert found["tokens"]["token_ids"] == [1, 5, 6, 7]
     assert found["learner"][0]["advantage"] == -0.5
+    (score,) = found["scores"]
+    assert score["live"] and score["log"].startswith(f"printed: {HOSTILE}\n") and score["log"].endswith("---\nthe last test")
+    assert len(score["log"]) < 262_144 + 100 and "characters left out]" in score["log"], "a log has a largest size"
     assert [other["rollout_id"] for other in found["group"]] == ["g1-0", "g1-1"]
 
 

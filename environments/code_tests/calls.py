@@ -1,43 +1,63 @@
 """Tests that call a function and compare its result here: JSON values, and the prediction of an input."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
-from environments.code_tests.candidate import START_SECONDS, Candidate, CandidateFailed, error_text, one_line, open_candidate
+from environments.code_tests.candidate import START_SECONDS, Candidate, CandidateFailed, error_text, one_line, open_candidate, storable
+from environments.code_tests.case_log import CaseLog
 from environments.code_tests.compare import brief, plain_json, same_json, same_literal
 from environments.code_tests.records import FunctionTests, InputTest, Report
 from environments.code_tests.values import NotAValue, encode
+from environments.log_text import FIELD_CHARS
 from environments.sandbox.base import Sandbox
 
 _MAX_FAILURES = 20
 _REPR_OF_F = "\n\n\ndef __repr_of_f__(*args, **kwargs):\n    return repr(f(*args, **kwargs))\n"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Called:
+    """One call of the function under test."""
+
+    call: str
+    failure: str = ""
+    """Empty when the test passes, else what happened, in one line."""
+    got: str = ""
+    """The value that it returned instead of the expected one."""
+
+
 async def run_function_tests(code: str, tests: FunctionTests, *, sandbox: Sandbox) -> Report:
     """Call the function once a test, each call within its time limit. A program that ends fails the tests from there on."""
     total = len(tests.inputs)
     failures: list[str] = []
-    passed = 0
+    passed, log = 0, CaseLog()
     async with open_candidate(sandbox, judging=tests.judging) as candidate:
         try:
             target = await load_function(candidate, code, context=tests.context, name=tests.entry_point)
+            log.note("printed while the code was loaded", candidate.take_printed())
             for number in range(total):
-                failure = await _one_call(candidate, target, number=number, tests=tests)
-                if not failure:
+                called = await _one_call(candidate, target, number=number, tests=tests)
+                if not called.failure:
                     passed += 1
+                    log.passed(number + 1, called.call)
+                    candidate.take_printed()
                     continue
-                failures.append(failure)
+                failures.append(called.failure)
+                _log_failure(log, called, number=number, tests=tests, printed=candidate.take_printed())
                 if not tests.judging.partial_credit:
                     break
         except CandidateFailed as error:
             failures.append(str(error))
-    return Report(passed=passed, total=total, failures=tuple(failures[:_MAX_FAILURES]))
+            log.note("ended", str(error))
+            log.note("printed before", candidate.take_printed())
+    return Report(passed=passed, total=total, failures=tuple(failures[:_MAX_FAILURES]), log=log.text())
 
 
 async def run_input_test(code: str, test: InputTest, *, sandbox: Sandbox) -> Report:
     """`code` is what stands between the parentheses of the call. It is evaluated in a box of its own, and only values leave it."""
     if test.known_input and code.strip() == test.known_input.strip():
-        return Report(passed=1, total=1)
+        return _input_report(test, code)
     try:
         async with open_candidate(sandbox, judging=test.judging) as predicted:
             arguments = await predicted.ask({"op": "evaluate", "code": code}, extra_seconds=START_SECONDS)
@@ -47,7 +67,7 @@ async def run_input_test(code: str, test: InputTest, *, sandbox: Sandbox) -> Rep
         if not isinstance(args, list) or not isinstance(kwargs, dict) or _names_objects([args, *kwargs.values()]):
             raise CandidateFailed("the input has a value that is no plain one")
     except (CandidateFailed, RecursionError) as error:
-        return Report(passed=0, total=1, failures=(one_line(str(error)),))
+        return _input_report(test, code, failure=one_line(str(error)))
     async with open_candidate(sandbox, judging=test.judging) as function:
         try:
             target = await load_function(function, test.code + _REPR_OF_F, context="", name="__repr_of_f__")
@@ -56,15 +76,25 @@ async def run_input_test(code: str, test: InputTest, *, sandbox: Sandbox) -> Rep
         try:
             output = await function.ask({"op": "call", "target": target, "want_args": False, "args": args, "kwargs": kwargs})
         except CandidateFailed as error:
-            return Report(passed=0, total=1, failures=(str(error),))
+            return _input_report(test, code, failure=str(error))
     if "error" in output:
-        return Report(passed=0, total=1, failures=(f"f raised {error_text(output)}",))
+        return _input_report(test, code, failure=f"f raised {error_text(output)}")
     value = output.get("value")
     if not isinstance(value, str):
-        return Report(passed=0, total=1, failures=("the code spoiled its results",))
+        return _input_report(test, code, failure="the code spoiled its results")
     if same_literal(value, test.output):
-        return Report(passed=1, total=1)
-    return Report(passed=0, total=1, failures=(one_line(f"f returned {value[:200]}, not {test.output}"),))
+        return _input_report(test, code)
+    return _input_report(test, code, failure=one_line(f"f returned {value[:200]}, not {test.output}"), got=value)
+
+
+def _input_report(test: InputTest, code: str, *, failure: str = "", got: str = "") -> Report:
+    """The report on a predicted input; `failure` is empty when it is right."""
+    log = CaseLog()
+    if failure:
+        log.failed(1, failure, input=storable(code), expected=test.output, got=storable(got))
+    else:
+        log.passed(1, f"f({one_line(code)}) is {one_line(test.output)}")
+    return Report(passed=int(not failure), total=1, failures=(failure,) if failure else (), log=log.text())
 
 
 async def load_function(candidate: Candidate, code: str, *, context: str, name: str) -> int:
@@ -97,26 +127,36 @@ async def load(candidate: Candidate, code: str, *, context: str, names: tuple[st
     return handles
 
 
-async def _one_call(candidate: Candidate, target: int, *, number: int, tests: FunctionTests) -> str:
-    """Empty when the test passes, else what happened."""
+def _log_failure(log: CaseLog, called: _Called, *, number: int, tests: FunctionTests, printed: str) -> None:
+    log.failed(
+        number + 1,
+        called.failure,
+        arguments=tests.inputs[number][1:-1],
+        expected=brief(tests.expected[number], chars=FIELD_CHARS),
+        got=called.got,
+        printed=printed,
+    )
+
+
+async def _one_call(candidate: Candidate, target: int, *, number: int, tests: FunctionTests) -> _Called:
     args = [encode(item, opaque=_refuse) for item in json.loads(tests.inputs[number])]
     reply = await candidate.ask({"op": "call", "target": target, "args": args, "kwargs": {}, "want_args": False})
     call = f"{tests.entry_point}({one_line(tests.inputs[number][1:-1])})"
     if "error" in reply:
-        return f"{call} raised {error_text(reply)}"
+        return _Called(call=call, failure=f"{call} raised {error_text(reply)}")
     if "value" not in reply:
         raise CandidateFailed("the code spoiled its results")
     expected = tests.expected[number]
     try:
         value = plain_json(reply["value"])
         if same_json(value, expected, tolerance=tests.judging.float_tolerance):
-            return ""
-        got = one_line(brief(value))
+            return _Called(call=call)
+        got, whole = one_line(brief(value)), storable(brief(value, chars=FIELD_CHARS))
     except NotAValue as error:
-        got = str(error)
+        got = whole = str(error)
     except RecursionError:
-        got = "a value that is too deep"
-    return f"{call} returned {got}, expected {one_line(brief(expected))}"
+        got = whole = "a value that is too deep"
+    return _Called(call=call, failure=f"{call} returned {got}, expected {one_line(brief(expected))}", got=whole)
 
 
 def _names_objects(data: Any) -> bool:

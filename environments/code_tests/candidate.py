@@ -26,6 +26,8 @@ START_SECONDS = 5.0
 """Allowed for the start of a box, beside the time of the code in it."""
 _OUTPUT_BYTES = 32 << 20
 """Of all replies of a box together."""
+_MOST_PRINTED = 4_000
+"""Characters."""
 _MAX_CONTAINERS = MAX_ITEMS + 100_000
 """Opening brackets of one reply: more than any value has. The rest is for texts and tags."""
 
@@ -39,6 +41,7 @@ class Candidate:
 
     def __init__(self, session: Session, *, judging: Judging) -> None:
         self._session, self._judging = session, judging
+        self._printed = ""
 
     async def ask(self, request: Json, *, extra_seconds: float = 0.0) -> dict[str, Any]:
         """The reply to one request. Raises CandidateFailed."""
@@ -51,8 +54,15 @@ class Candidate:
         except SessionEnded:
             raise CandidateFailed(why_ended(await self._session.close(), judging=self._judging)) from None
         check_size(reply)
-        json_object(reply)
+        printed = json_object(reply).get("printed")
+        if isinstance(printed, str):
+            self._printed = (self._printed + printed)[:_MOST_PRINTED]
         return reply
+
+    def take_printed(self) -> str:
+        """What the code has printed since the last call of this, its beginning: for people, it may hold anything."""
+        printed, self._printed = self._printed, ""
+        return storable(printed)
 
 
 @asynccontextmanager
@@ -121,8 +131,13 @@ def error_text(reply: dict[str, Any]) -> str:
 
 def one_line(text: str) -> str:
     """Short, on one line, and safe to write as UTF-8."""
-    line = " ".join(text[:1000].encode("utf-8", "replace").decode().replace("\0", "\ufffd").splitlines())
+    line = " ".join(storable(text[:1000]).splitlines())
     return line if len(line) <= 160 else line[:157] + "..."
+
+
+def storable(text: str) -> str:
+    """Safe to write as UTF-8."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def _refuse_constant(name: str) -> Any:

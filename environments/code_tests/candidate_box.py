@@ -9,6 +9,7 @@ import atexit
 import base64
 import contextlib
 import gc
+import io
 import json
 import os
 import select
@@ -24,8 +25,34 @@ from environments.code_tests.shared_files import SharedFiles
 from environments.code_tests.values import MAX_REPLY_BYTES, MAX_STDOUT_BYTES, NotAValue, decode, encode, seed_random
 
 _PROGRAM_FILE = "/work/main.py"
-_MAX_STDERR_BYTES = 300
+_MAX_STDERR_BYTES = 1000
+_MAX_PRINTED_BYTES = 1000
 _MAX_LISTED = 10_000
+
+
+class _Printed(io.RawIOBase):
+    """Where stdout or stderr of functions under test go: keeps the first bytes since it was last asked."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._kept = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def write(self, data: Any, /) -> int:
+        room = _MAX_PRINTED_BYTES - len(self._kept)
+        if room > 0:
+            self._kept += bytes(data[:room])
+        return len(data)
+
+    def take(self) -> str:
+        """What was kept, which starts anew."""
+        kept, self._kept = self._kept, b""
+        return kept.decode(errors="replace")
 
 
 class _Foreign:
@@ -225,6 +252,9 @@ def serve() -> None:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     loads, dumps, write = json.loads, json.dumps, os.write
+    printed = _Printed(1), _Printed(2)
+    outputs = [io.TextIOWrapper(io.BufferedWriter(one), encoding="utf-8", errors="backslashreplace") for one in printed]
+    sys.stdout, sys.stderr = outputs
     candidate = Candidate()
     operations = {name: getattr(candidate, name) for name in ("load", "call", "read", "write", "items", "evaluate", "prepare", "run")}
     for line in requests:
@@ -237,6 +267,9 @@ def serve() -> None:
             files = candidate.changed_files()
             if files:
                 reply["files"] = files
+            _flush(*outputs)
+            if said := "".join(one.take() for one in printed):
+                reply["printed"] = said
             data = dumps(reply, allow_nan=False).encode()
         except BaseException as error:
             data = dumps({"error": describe(error)}).encode()

@@ -64,9 +64,9 @@ def same_json(value: Json, expected: Json, *, tolerance: float = 0.0) -> bool:
     return False
 
 
-def brief(value: Json) -> str:
-    """The beginning of `repr(value)`, at little cost whatever the size and depth of the value."""
-    return _brief(value, 200)
+def brief(value: Json, *, chars: int = 200) -> str:
+    """About the first `chars` characters of `repr(value)`, at little cost whatever the size and depth of the value."""
+    return _brief(value, chars)
 
 
 def _brief(value: Json, room: int) -> str:

@@ -121,7 +121,9 @@ class Report:
     failures: tuple[str, ...] = ()
     """One line each, the first ones only. Their text may hold expected values: not for the policy unless the tests are public."""
     broken: str = ""
-    """Why the tests themselves cannot be used; the other fields mean nothing then."""
+    """Why the tests themselves cannot be used; `passed`, `total` and `failures` mean nothing then."""
+    log: str = ""
+    """All tests for people (`case_log.py`): inputs, expected values, results, what was printed. Never for the policy."""
 
     @property
     def all_passed(self) -> bool:

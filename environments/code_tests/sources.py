@@ -22,8 +22,10 @@ from environments.code_tests.candidate import (
     one_line,
     open_candidate,
     source_of,
+    storable,
     why_ended,
 )
+from environments.code_tests.case_log import CaseLog
 from environments.code_tests.records import Report, SourceTests
 from environments.sandbox.base import Sandbox, SandboxError, Session, SessionEnded
 
@@ -36,16 +38,16 @@ async def run_source_tests(code: str, tests: SourceTests, *, sandbox: Sandbox) -
         try:
             names = await load(candidate, code, context=tests.context, names=tests.names, share_files=tests.shares_files)
         except CandidateFailed as error:
-            return Report(passed=0, total=tests.n_tests, failures=(str(error),))
+            return _ended(str(error), candidate, tests=tests)
         session = await _open_second(sandbox, tests=tests)
         try:
             verdict = await _relay(session, candidate, tests=tests, names=names)
         except SessionEnded:
             reason = why_ended(await session.close(), judging=tests.judging).replace("the code", "the tests of what the code returned", 1)
-            return Report(passed=0, total=tests.n_tests, failures=(reason,))
+            return _ended(reason, candidate, tests=tests)
         finally:
             await session.close()
-    return _report(verdict, tests=tests)
+        return _report(verdict, tests=tests, printed=candidate.take_printed())
 
 
 async def _open_second(sandbox: Sandbox, *, tests: SourceTests) -> Session:
@@ -103,10 +105,25 @@ def _from_tests(line: bytes, *, nonce: str) -> tuple[dict[str, Any], bool]:
     return {"broken": "they spoiled their verdict"}, True
 
 
-def _report(verdict: dict[str, Any], *, tests: SourceTests) -> Report:
+def _ended(why: str, candidate: Candidate, *, tests: SourceTests) -> Report:
+    """The report when there is no verdict."""
+    log = CaseLog()
+    log.note("ended", why)
+    log.note("printed before", candidate.take_printed())
+    return Report(passed=0, total=tests.n_tests, failures=(why,), log=log.text())
+
+
+def _report(verdict: dict[str, Any], *, tests: SourceTests, printed: str) -> Report:
+    log = CaseLog()
     if "broken" in verdict:
-        return Report(passed=0, total=tests.n_tests, broken=f"field 'tests': {one_line(str(verdict['broken']))}")
-    if verdict["complete"]:
-        return Report(passed=tests.n_tests, total=tests.n_tests)
-    failures = tuple(one_line(str(text)) for text in verdict["failures"]) or ("some tests did not run",)
-    return Report(passed=min(int(verdict["passed"]), tests.n_tests - 1), total=tests.n_tests, failures=failures)
+        log.note("the tests cannot be used", storable(str(verdict["broken"])))
+        return Report(passed=0, total=tests.n_tests, broken=f"field 'tests': {one_line(str(verdict['broken']))}", log=log.text())
+    passed = tests.n_tests if verdict["complete"] else min(int(verdict["passed"]), tests.n_tests - 1)
+    log.note("tests", f"{passed} of {tests.n_tests} passed" if passed == tests.n_tests or tests.judging.partial_credit else "one failed")
+    failures = tuple(str(text) for text in verdict["failures"]) or ("some tests did not run",)
+    for text in failures if passed < tests.n_tests else ():
+        log.note("failed", storable(text))
+    log.note("printed", printed)
+    if passed == tests.n_tests:
+        return Report(passed=passed, total=passed, log=log.text())
+    return Report(passed=passed, total=tests.n_tests, failures=tuple(map(one_line, failures)), log=log.text())

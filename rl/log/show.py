@@ -20,6 +20,8 @@ from rl.log.text import shorten, visible
 _LEAST_LIKELY = 12
 """Tokens listed one by one; `--json` has all."""
 _OUTCOME_CHARS = 400
+_LOG_CHARS = 8_192
+"""Of a score's log on the terminal; `--json` has all."""
 _STYLES = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 
 Row = Mapping[str, Any]
@@ -38,14 +40,18 @@ def show_command(run: str, rollout: str, *, as_json: bool) -> int:
         messages = _rows(log, "SELECT * FROM turns WHERE rollout_id = ? ORDER BY message_index", rollout)
         tokens = next(iter(_rows(log, "SELECT * FROM tokens WHERE rollout_id = ?", rollout)), None)
         learner = _rows(log, "SELECT * FROM learner WHERE rollout_id = ? ORDER BY train_step", rollout)
+        scored = _rows(log, "SELECT * FROM scores WHERE rollout_id = ? ORDER BY live DESC, scored", rollout)
+        scores = [_with_log(log, score) for score in scored]
         siblings = _rows(log, "SELECT rollout_id, reward, status FROM rollouts WHERE group_id = ? ORDER BY sample_index", row["group_id"])
     if as_json:
-        print(json_line({**row, "group": siblings, "messages": messages, "tokens": tokens, "learner": learner}))
+        print(json_line({**row, "group": siblings, "messages": messages, "scores": scores, "tokens": tokens, "learner": learner}))
         return 0
     console = Console()
     _print_head(console, row, siblings)
     for message in messages:
         _print_message(console, message)
+    for score in scores:
+        _print_score_log(console, score)
     _print_learner(console, learner)
     if tokens is None:
         console.print("tokens: not in the log (log.tokens=false, or removed)", style="dim", markup=False)
@@ -58,6 +64,16 @@ def show_command(run: str, rollout: str, *, as_json: bool) -> int:
 def _rows(log: RunLog, sql: str, parameter: str) -> list[dict[str, Any]]:
     result = log.query(sql, (parameter,))
     return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+
+
+def _with_log(log: RunLog, score: Row) -> dict[str, Any]:
+    """A score with the text of its log: null without one, the reason where its blob cannot be read."""
+    if score["log_ref"] is None:
+        return {**score, "log": None}
+    try:
+        return {**score, "log": log.blob(score["log_ref"]).decode(errors="backslashreplace")}
+    except ValueError as error:
+        return {**score, "log": f"[{error}]"}
 
 
 def _nearest(log: RunLog, rollout: str) -> str:
@@ -102,6 +118,14 @@ def _print_message(console: Console, message: Row) -> None:
         title += f" · turn {message['turn']}, tokens {message['token_start']}-{message['token_end']}, {message['finish_reason']}"
     style = _STYLES.get(message["role"], "white")
     console.print(Panel(Text(visible(message["text"])), title=Text(visible(title, one_line=True)), title_align="left", border_style=style))
+
+
+def _print_score_log(console: Console, score: Row) -> None:
+    if score["log"]:
+        title = Text(visible(f"log of the reward {score['scorer'] or ''}", one_line=True))
+        more = len(score["log"]) - _LOG_CHARS
+        text = visible(score["log"][:_LOG_CHARS]) + (f"\n[{more} more characters: see --json]" if more > 0 else "")
+        console.print(Panel(Text(text), title=title, title_align="left", border_style="blue"))
 
 
 def _print_learner(console: Console, rows: Sequence[Row]) -> None:

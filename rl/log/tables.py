@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from environments.log_text import shortened
 from environments.records import Message, Problem
 from rl.log.calls import tool_call
 from rl.log.columns import concatenated, identity, lists
@@ -23,6 +24,8 @@ from rl.records import Rollout, RolloutGroup, Sampling, Turn
 LONG_TEXT = 16_384
 """Characters. A longer text that the policy did not write is kept once, as a blob; its row keeps the beginning and the end."""
 _HEAD, _TAIL = 6_144, 2_048
+LOG_CHARS = 262_144
+"""Characters of a score's log that are kept: three quarters of its beginning, a quarter of its end."""
 _PREVIEW_CHARS = 200
 KeepBlob = Callable[[str], str | None]
 """Keeps a text as a blob and returns its reference; None when it had to be dropped."""
@@ -158,7 +161,7 @@ def _score_row(item: LoggedGroup, rollout: Rollout, *, keep: KeepBlob) -> dict[s
         "status": score.status.value,
         "components": _parts(rollout),
         "reason": storable(score.reason),
-        "log_ref": keep(score.log) if score.log else None,
+        "log_ref": keep(shortened(score.log, chars=LOG_CHARS)) if score.log else None,
     }
 
 

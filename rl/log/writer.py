@@ -72,7 +72,8 @@ class RolloutWriter:
     def write_group(self, group: RolloutGroup) -> None:
         """Hand over a finished group: its rows become visible together."""
         rollouts = group.rollouts
-        cost = len(rollouts) + sum(len(m.content) for r in rollouts for m in r.messages) // _CHARS_A_TOKEN
+        chars = sum(len(r.score.log) + sum(len(m.content) for m in r.messages) for r in rollouts)
+        cost = len(rollouts) + chars // _CHARS_A_TOKEN
         n_tokens = sum(len(t.context_ids_P) + len(t.completion.token_ids_T) for r in rollouts for t in r.turns)
         tokens = self._tokens and self._queue.spare(cost + n_tokens, records={"tokens": len(rollouts)})
         item = LoggedGroup(
