@@ -324,7 +324,9 @@ class LogConfig(Checked):
     keep_tokens_versions: int = bounded(0, low=0)
     """Newest policy versions whose tokens and learner arrays are kept; 0 means all. Rollouts, turns and scores are always kept."""
     max_gb: float = bounded(0.0, low=0.0)
-    """GiB of the log above which the oldest tokens, then learner arrays, are given up; 0 means no bound."""
+    """GiB of the log above which the oldest tokens, then learner arrays, are given up; 0 means no bound. Blobs do not count."""
+    keep_blobs_versions: int = bounded(0, low=0)
+    """Newest policy versions whose test logs and whole long outputs (blobs) are kept; 0 means all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Every turn with a tool call, a malformed one too, uses one of the calls; when no
 """
 
 from environments.python_session import CELL_SECONDS, PythonSession
-from environments.records import Message, StepResult, StopReason, Task
+from environments.records import Message, SandboxInfo, StepResult, StopReason, Task
 from environments.reply import ToolCallError, only_tool_call
 from environments.single_turn import SingleTurn
 
@@ -46,14 +46,20 @@ class MathPython(SingleTurn):
             if self._calls_left == 0:
                 return StepResult(done=True, stop_reason=StopReason.DONE)
             return self._answer(f"[nothing was run: {error}]")
-        return self._answer(await self._session.run(call.body))
+        result = await self._session.run(call.body)
+        return self._answer(result.text, exit_code=result.exit_code)
+
+    def sandbox_info(self) -> SandboxInfo:
+        """Of the session's boxes."""
+        return self._session.info
 
     async def close(self) -> None:
         """End the session."""
         await self._session.close()
 
-    def _answer(self, text: str) -> StepResult:
+    def _answer(self, text: str, *, exit_code: int | None = None) -> StepResult:
         self._calls_left -= 1
         left = f"[{self._calls_left} of {MAX_CALLS} calls left]" if self._calls_left else "[no calls left: answer now]"
         shown = text.rstrip("\n")
-        return StepResult(messages=(Message(role="tool", name=TOOL, content=f"{shown}\n{left}" if shown else left),), done=False)
+        content = f"{shown}\n{left}" if shown else left
+        return StepResult(messages=(Message(role="tool", name=TOOL, content=content, exit_code=exit_code),), done=False)

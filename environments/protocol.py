@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from environments.records import Budget, Message, StepResult
+from environments.records import Budget, Message, SandboxInfo, StepResult
 
 
 class Environment(Protocol):
@@ -31,4 +31,13 @@ class Budgeted(Protocol):
 
     def note_budget(self, budget: Budget) -> None:
         """Called before each `step`."""
+        ...
+
+
+@runtime_checkable
+class Sandboxed(Protocol):
+    """An environment, or what it runs programs in, that can tell where they ran: the log keeps it."""
+
+    def sandbox_info(self) -> SandboxInfo:
+        """Of all that was started so far. Called before `close`."""
         ...

@@ -3,8 +3,11 @@
 import asyncio
 import json
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
+from environments.protocol import Sandboxed
+from environments.records import SandboxInfo
 from environments.sandbox.base import Execution, KilledBy, Limits, Sandbox, SandboxError, Session, SessionEnded
 from environments.sandbox.shared import SharedSandbox
 
@@ -27,6 +30,16 @@ class SpoiledAnswer(SessionEnded):
     """What came is not the driver's answer: the session cannot be trusted any more."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellResult:
+    """What became of a cell."""
+
+    text: str
+    """What to show of it, cut to a limit."""
+    exit_code: int
+    """0 when it went well, 1 when it raised; when the session ended with it, that of its process."""
+
+
 class PythonSession:
     """The session of one episode. Its box opens at the first cell, and may be closed while the policy thinks: the next cell then
     opens another one and runs the earlier cells again."""
@@ -36,11 +49,13 @@ class PythonSession:
         self._shared: SharedSessions | None = None
         self._cells: list[str] = []
         """What the present state is made of."""
+        self.info = SandboxInfo()
+        """Where the boxes were, of a sandbox that tells."""
         self.busy = False
         """Running a cell."""
 
-    async def run(self, code: str) -> str:
-        """Execute a cell and return what to show of it, cut to a limit. Raises SandboxError when no box can be had."""
+    async def run(self, code: str) -> CellResult:
+        """Execute a cell. Raises SandboxError when no box can be had."""
         self._shared = self._shared or SharedSessions.take()
         async with self._shared.turns:
             self.busy = True
@@ -66,20 +81,24 @@ class PythonSession:
                 shared.forget(self)
                 await shared.release()
 
-    async def _run(self, code: str, session: Session) -> str:
+    async def _run(self, code: str, session: Session) -> CellResult:
         try:
-            output = await _ask(session, code, seconds=CELL_SECONDS)
+            result = await _ask(session, code, seconds=CELL_SECONDS)
         except SessionEnded as error:
             self._session = None
             self._cells.clear()
             execution = await session.close()
             why = str(error) if isinstance(error, SpoiledAnswer) else _why(execution)
-            return f"[the session ended: {why}. Its variables are lost; the next call starts a fresh session.]"
+            text = f"[the session ended: {why}. Its variables are lost; the next call starts a fresh session.]"
+            return CellResult(text=text, exit_code=execution.exit_code)
         self._cells.append(code)
-        return output
+        return result
 
     async def _open(self, sandbox: Sandbox) -> Session:
         self._session = session = await sandbox.open(_DRIVER.read_bytes(), limits=_LIMITS)
+        if isinstance(session, Sandboxed):
+            info = session.sandbox_info()
+            self.info = SandboxInfo(image_digest=info.image_digest, refs=(*self.info.refs, *info.refs))
         try:
             await _ask(session, "", seconds=_START_SECONDS)
             for cell in self._cells:
@@ -120,17 +139,17 @@ class SharedSessions(SharedSandbox):
         self._open.pop(session, None)
 
 
-async def _ask(session: Session, code: str, *, seconds: float) -> str:
-    """The output of a cell. Raises SessionEnded."""
+async def _ask(session: Session, code: str, *, seconds: float) -> CellResult:
+    """Run a cell in a session that is open. Raises SessionEnded."""
     nonce = secrets.token_hex(16)
     answer = await session.ask(json.dumps({"nonce": nonce, "code": code}).encode(), seconds=seconds)
     try:
         message = json.loads(answer)
-        if message["nonce"] != nonce or not isinstance(message["output"], str):
+        if message["nonce"] != nonce or not isinstance(message["output"], str) or not isinstance(message["failed"], bool):
             raise ValueError("another answer was expected")
     except (ValueError, TypeError, KeyError, RecursionError):
         raise SpoiledAnswer("the code wrote something else than its results to the driver's channel") from None
-    return _storable(message["output"])
+    return CellResult(text=_storable(message["output"]), exit_code=int(message["failed"]))
 
 
 def _storable(text: str) -> str:

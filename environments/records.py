@@ -98,6 +98,16 @@ class StepResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SandboxInfo:
+    """Where programs of an episode ran."""
+
+    image_digest: str = ""
+    """`sha256:...` of the container image; empty outside containers."""
+    refs: tuple[str, ...] = ()
+    """Ids of the containers that were started for it, in their order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Episode:
     """A finished conversation, as the grader sees it."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from environments.records import Json, Message, Problem, StopReason
+from environments.records import Json, Message, Problem, SandboxInfo, StopReason
 from rewards.score import Score
 
 
@@ -100,6 +100,8 @@ class Rollout:
     """Class name of the exception when `stop_reason` is error."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds by phase: generate, environment, score."""
+    sandbox: SandboxInfo = field(default_factory=SandboxInfo)
+    """Where its programs ran, of an environment that tells."""
 
     @property
     def n_sampled(self) -> int:

@@ -16,8 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from configs.schema import Config
-from environments.protocol import Budgeted, Environment
-from environments.records import Budget, Episode, Json, Message, Problem, StopReason
+from environments.protocol import Budgeted, Environment, Sandboxed
+from environments.records import Budget, Episode, Json, Message, Problem, SandboxInfo, StopReason
 from environments.registry import environment_version, make_environment
 from rewards.score import Score, ScoreStatus
 from rl.graders import Graders
@@ -82,6 +82,7 @@ class _Trajectory:
     """They are the whole conversation, because the chat template could not continue the tokens before."""
     stop_reason: StopReason | None = None
     outcome: Mapping[str, Json] = field(default_factory=dict)
+    sandbox: SandboxInfo = field(default_factory=SandboxInfo)
     error: BaseException | None = None
     began: float = 0.0
     """Monotonic clock when its first turn was asked for."""
@@ -92,6 +93,14 @@ class _Trajectory:
         run = () if self.restarts else unbroken(self.turns)[-1] if self.turns else ()
         parts = [array for turn in run for array in (turn.context_ids_P, turn.completion.token_ids_T)]
         return np.concatenate([*parts, self.pending_context_P]).astype(np.int32)
+
+    async def close(self) -> None:
+        """Close the environment, having asked it where its programs ran."""
+        try:
+            if isinstance(self.environment, Sandboxed):
+                self.sandbox = self.environment.sandbox_info()
+        finally:
+            await self.environment.close()
 
     def spent(self, phase: str, *, since: float) -> None:
         """Time went by in a phase, from `since` (monotonic clock) until now."""
@@ -252,7 +261,7 @@ class RolloutWorker:
             if self._config.rollout.max_turns > 1:
                 await self._release(client, [trajectory.rollout_id])
         finally:
-            await self._timed(trajectory, "environment", trajectory.environment.close)
+            await self._timed(trajectory, "environment", trajectory.close)
         return Rollout(
             rollout_id=trajectory.rollout_id,
             sample_index=trajectory.sample,
@@ -264,6 +273,7 @@ class RolloutWorker:
             outcome=trajectory.outcome,
             error_type=type(trajectory.error).__name__ if trajectory.error else "",
             timings=dict(trajectory.timings),
+            sandbox=trajectory.sandbox,
         )
 
     async def _environment_step(self, trajectory: _Trajectory) -> None:

@@ -10,7 +10,7 @@ import environments.python_session as python_session
 import environments.sandbox.shared as shared
 from configs.schema import Config, ModelConfig, RolloutConfig, RunConfig, SamplingConfig, TaskConfig
 from environments.math_python import INSTRUCTIONS, MAX_CALLS, MathPython
-from environments.python_session import PythonSession, SharedSessions
+from environments.python_session import CellResult, PythonSession, SharedSessions
 from environments.records import Message, StepResult, StopReason, Task
 from environments.registry import make_environment
 from environments.reply import ToolCall, ToolCallError, only_tool_call
@@ -72,6 +72,13 @@ def test_an_error_is_shown_and_the_session_goes_on() -> None:
     assert "python_driver" not in first and 'File "<cell>", line 3' in first
     assert "SyntaxError" in second
     assert third == "5\n[1 of 4 calls left]"
+
+
+def test_the_exit_code_of_a_cell_is_told_and_not_shown() -> None:
+    cells = ("1", "1/0", "import os; os._exit(7)", "2")
+    messages = [result.messages[0] for result in play(*map(call, cells))]
+    assert [message.exit_code for message in messages] == [0, 1, 7, 0]
+    assert play(call("1", name="bash"))[0].messages[0].exit_code is None, "nothing was run"
 
 
 def test_a_turn_without_a_call_is_the_answer() -> None:
@@ -169,7 +176,7 @@ def test_the_session_sees_neither_the_host_nor_other_episodes() -> None:
             await one.run("secret = 1; open('/tmp/trace', 'w').write('x')")
             look = "import os, glob; print(os.environ, glob.glob('/tmp/*'), os.path.exists('/proc/1'), 'secret' in globals(), os.getpid())"
             network = "import socket\ntry:\n    socket.create_connection(('1.1.1.1', 53), 1)\nexcept OSError: print('no network')"
-            return [await other.run(look), await other.run(network)]
+            return [(await other.run(look)).text, (await other.run(network)).text]
         finally:
             await one.close()
             await other.close()
@@ -181,7 +188,7 @@ def test_the_session_sees_neither_the_host_nor_other_episodes() -> None:
 def test_more_episodes_than_boxes_keep_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(python_session, "MAX_OPEN", 2)
 
-    async def main() -> list[list[str]]:
+    async def main() -> list[list[CellResult]]:
         sessions = [PythonSession() for _ in range(5)]
         try:
             rounds = []
@@ -192,7 +199,7 @@ def test_more_episodes_than_boxes_keep_their_variables(monkeypatch: pytest.Monke
         finally:
             await asyncio.gather(*(s.close() for s in sessions))
 
-    assert asyncio.run(main())[2] == [f"[{n}, {n + 10}]\n" for n in range(5)]
+    assert [result.text for result in asyncio.run(main())[2]] == [f"[{n}, {n + 10}]\n" for n in range(5)]
 
 
 def test_no_sandbox_is_an_infrastructure_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,9 @@ def run_group(
 def test_samples_share_one_prefill_and_are_graded(tokenizer: ChatTokenizer) -> None:
     generator = ScriptedGenerator(tokenizer, lambda episode, turn: r"\boxed{4}" if episode.endswith("-1") else r"\boxed{5}")
     outcome, written = run_group(tokenizer, generator, make_problem())
-    assert outcome.group is not None and written == [outcome.group]
+    assert outcome.group is not None and [group.group_id for group in written] == [outcome.group.group_id]
+    assert "expected: 4\n" in written[0].rollouts[0].score.log
+    assert not any(rollout.score.log for rollout in outcome.group.rollouts), "logs go to the disk, not to the learner"
     assert len(generator.requests) == 1 and len(set(generator.requests[0].seeds)) == 3
     assert [r.score.status for r in outcome.group.rollouts] == [ScoreStatus.POLICY_FAIL, ScoreStatus.OK, ScoreStatus.POLICY_FAIL]
     assert set(generator.released) == {"00000000-0", "00000000-1", "00000000-2"}

@@ -8,6 +8,7 @@ import pytest
 
 from environments.containers.address import engine_address
 from environments.containers.reaper import remove_all, this_process
+from environments.protocol import Sandboxed
 from environments.sandbox.base import Limits, Sandbox, SandboxUnavailable, SessionEnded
 from environments.sandbox.docker import DockerSandbox
 from tests.attacks import RESOURCES, faults
@@ -40,6 +41,9 @@ def test_runs_sessions_and_limits(python_image: str) -> None:
         assert (await sandbox.run(b"while True: print('x' * 1000)")).killed_by == "output"
         session = await sandbox.open(b"for i in range(2): print(int(input()) + 1, flush=True)")
         assert [await session.ask(b"%d" % n, seconds=30) for n in (1, 5)] == [b"2", b"6"]
+        assert isinstance(session, Sandboxed)
+        info = session.sandbox_info()
+        assert info.image_digest.startswith("sha256:") and [len(ref) for ref in info.refs] == [64]
         with pytest.raises(SessionEnded):
             await session.ask(b"1", seconds=30)
         assert (await session.close()).exit_code == 0

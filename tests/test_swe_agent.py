@@ -12,13 +12,16 @@ from environments.containers.base import ContainerError
 from environments.containers.engine import Engine
 from environments.containers.make import use_containers
 from environments.protocol import Budgeted
-from environments.records import Budget, Message, StopReason, Task
+from environments.records import Budget, Message, SandboxInfo, StopReason, Task
 from environments.registry import make_environment
+from environments.reply import ToolCall
 from environments.swe.agent import RepoAgent
 from environments.swe.folder import write_task
 from environments.swe.observation import budget_block, cut_middle
 from environments.swe.records import Patch, TreeChange
 from environments.swe.tool_bodies import Create, Edit
+from environments.swe.tool_format import ToolFormat, render_call
+from rl.log.calls import tool_call
 from tests.repo_image import GOLD, SECRET, Talk, engine, mutated_task, talk, task_folder
 
 __all__ = ["engine", "task_folder"]
@@ -115,6 +118,23 @@ def test_json_calls(task_folder: Path) -> None:
         return (await one.agent.step(Message(role="assistant", content=text))).messages[0].content
 
     assert talk(task_folder, act, tool_format="json") == "<output>\n42\n</output>"
+
+
+@pytest.mark.parametrize("tool_format", ["cwm", "json"])
+def test_exit_codes_and_containers_are_told_for_the_log(task_folder: Path, tool_format: ToolFormat) -> None:
+    async def act(one: Talk) -> None:
+        assert one.agent.sandbox_info() == SandboxInfo()
+        calls = [
+            ToolCall(name=name, body=body) for name, body in (("bash", "true"), ("bash", "(exit 7)"), ("bash", "exit 3"), ("edit", "?"))
+        ]
+        said = [Message(role="assistant", content=render_call(call, tool_format=tool_format)) for call in calls]
+        answers = [(await one.agent.step(message)).messages[0] for message in said]
+        assert [(answer.name, answer.exit_code) for answer in answers] == [("bash", 0), ("bash", 7), ("bash", 3), ("edit", None)]
+        assert [tool_call(message.content) for message in said] == calls, "the log reads tool and arguments of both formats"
+        first = one.agent.sandbox_info()
+        assert first.image_digest.startswith("sha256:") and first.refs == (one.container().id,)
+
+    talk(task_folder, act, tool_format=tool_format)
 
 
 def test_bash_keeps_its_state(task_folder: Path) -> None:

@@ -20,6 +20,7 @@ from environments.containers.hardening import NO_NETWORK, host_config
 from environments.containers.owner import disown, own
 from environments.containers.reaper import OWNER_LABEL
 from environments.containers.waiting import to_its_end
+from environments.records import SandboxInfo
 from environments.sandbox.base import Execution, Guard, Limits, SandboxError, SandboxUnavailable
 from environments.sandbox.box import Box, Ended, Pipes
 from environments.sandbox.host import ENVIRONMENT, check_files, pack_program
@@ -52,7 +53,7 @@ class DockerSandbox:
         """`image` must be on the engine and hold `python3`. Raises SandboxUnavailable when there is no engine or no such image."""
         self._engine = Engine(connections=2 * (slots or os.cpu_count() or 1))
         try:
-            self._engine.image(image)
+            self._image_digest = str(self._engine.image(image)["Id"])
             self._labels = {OWNER_LABEL: own(self._engine.address)}
         except BaseException:
             self._engine.close()
@@ -80,7 +81,8 @@ class DockerSandbox:
         pipes = Pipes()
         ended = asyncio.ensure_future(_carry(self._engine, container, stream, pipes, pack_program(source, files)))
         kill = _Killer(self._engine, container)
-        session = DockerSession(Box(pipes=pipes, limits=limits, started=started, kill=kill, ended=ended))
+        box = Box(pipes=pipes, limits=limits, started=started, kill=kill, ended=ended)
+        session = DockerSession(box, info=SandboxInfo(image_digest=self._image_digest, refs=(container,)))
         self._sessions.add(session)
         ended.add_done_callback(lambda _: self._sessions.discard(session))
         return session
@@ -160,8 +162,12 @@ class DockerSandbox:
 class DockerSession:
     """One container."""
 
-    def __init__(self, box: Box) -> None:
-        self._box = box
+    def __init__(self, box: Box, *, info: SandboxInfo) -> None:
+        self._box, self._info = box, info
+
+    def sandbox_info(self) -> SandboxInfo:
+        """See Sandboxed.sandbox_info."""
+        return self._info
 
     async def finish(self, *, stdin: bytes) -> Execution:
         """Send all of stdin and wait for the end."""

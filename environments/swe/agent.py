@@ -10,7 +10,7 @@ import os
 
 from environments.containers.base import ArchiveTooLarge, Containers, ContainerSpec
 from environments.per_loop import PerLoop
-from environments.records import Budget, Message, StepResult, StopReason, Task
+from environments.records import Budget, Message, SandboxInfo, StepResult, StopReason, Task
 from environments.reply import ToolCall, ToolCallError
 from environments.swe.agent_box import AgentBox, AgentFiles, BoxEnded, CallRefused, driver_command
 from environments.swe.agent_options import AgentOptions
@@ -45,6 +45,7 @@ class RepoAgent:
         self._box: AgentBox | None = None
         self._budget: Budget | None = None
         self._exit_code: int | None = None
+        self._info = SandboxInfo()
 
     async def reset(self) -> tuple[Message, ...]:
         """The task's prompt; its system message, or a new one, ends with the tools. Raises ValueError for a folder that is no task."""
@@ -59,6 +60,10 @@ class RepoAgent:
     def note_budget(self, budget: Budget) -> None:
         """What is left after the next `step`."""
         self._budget = budget
+
+    def sandbox_info(self) -> SandboxInfo:
+        """The image, and every container of the episode."""
+        return self._info
 
     async def step(self, action: Message) -> StepResult:
         """Make the call. Raises ContainerError and its relatives when the engine is at fault."""
@@ -160,7 +165,9 @@ class RepoAgent:
             self._base = self._base or await BaseTree.of(task, containers)
             removed = tuple(change.path for change in task.overlay if change.mode is None)
             files = AgentFiles(tar=await self._base.agent_files(), removed=removed)
+            digest = self._info.image_digest or await containers.image_id(task.image)
             self._box = await AgentBox.start(containers, _spec(task), files)
+            self._info = SandboxInfo(image_digest=digest, refs=(*self._info.refs, self._box.container.id))
         return self._box
 
     async def _drop_box(self) -> None:

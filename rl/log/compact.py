@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rl.log.blob_sweep import newest_version, sweep_blobs
 from rl.log.manifest import Part, read_manifests
 from rl.log.query import json_line
 from rl.log.runs import RunPaths, find_run
@@ -48,6 +49,8 @@ class Retention:
     """Newest dispatch versions that keep their tokens and the learner's arrays; 0 means all."""
     max_bytes: int = 0
     """Tokens, then the learner's arrays, of the oldest versions are given up until the log's parts are smaller; 0 means no bound."""
+    keep_blobs_versions: int = 0
+    """Newest dispatch versions whose blobs are kept; 0 means all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +93,8 @@ class Compactor:
     def run(self, retention: Retention, *, before: int | None = None, least_parts: int = _LEAST_PARTS) -> Compacted:
         """Retire what `retention` no longer keeps, merge parts of versions below `before` (None: all), remove what is left over.
 
+        Blobs are looked through when `retention` gives some up, and with `before` None: it costs reading all references.
+
         Datasets with fewer than `least_parts` small parts are left alone. Raises LogWriteError when the disk fails.
         """
         retired = self._retire(retention)
@@ -97,7 +102,9 @@ class Compactor:
         for batch in self._batches(before=before, least_parts=least_parts):
             self._merge(batch)
             merged, written = merged + len(batch), written + 1
-        return Compacted(merged=merged, written=written, retired=retired, deleted=self._sweep())
+        keep_blobs = retention.keep_blobs_versions
+        deleted = self._sweep(blobs=before is None or keep_blobs > 0, keep_blobs=keep_blobs)
+        return Compacted(merged=merged, written=written, retired=retired, deleted=deleted)
 
     def _batches(self, *, before: int | None, least_parts: int) -> Iterator[list[Part]]:
         """Parts of one dataset that become one, in the order of their versions."""
@@ -133,7 +140,7 @@ class Compactor:
     def _retire(self, retention: Retention) -> int:
         """Give up tokens and learner arrays of versions that are no longer kept."""
         sealed = read_manifests(self._folder).sealed
-        newest = max((part.versions[1] for part in sealed if part.dataset == "rollouts"), default=0)
+        newest = newest_version(sealed)
         heavy = [part for part in sealed if part.dataset in ("tokens", *ARRAYS) and part.schema_version == SCHEMA_VERSION and not part.lean]
         heavy.sort(key=lambda part: part.versions[1])
         given_up: list[Part] = []
@@ -154,7 +161,7 @@ class Compactor:
                 self._merge([part], without=ARRAYS[part.dataset])
         return len(given_up)
 
-    def _sweep(self) -> int:
+    def _sweep(self, *, blobs: bool, keep_blobs: int) -> int:
         """Delete files that nothing refers to any more, unless a reader has the log open."""
         parts = read_manifests(self._folder)
         files = [part.path for part in (*parts.superseded, *parts.retired)]
@@ -167,7 +174,8 @@ class Compactor:
         except OSError:
             return 0
         else:
-            return sum(_removed(path) for path in files)
+            removed = sum(_removed(path) for path in files)
+            return removed + (sweep_blobs(self._folder, keep_versions=keep_blobs) if blobs else 0)
         finally:
             os.close(fd)
 

@@ -7,7 +7,7 @@ Axes: T tokens of one rollout, N sampled tokens of one rollout. Every dataset is
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a column. Readers take any: columns that a file lacks are null, those they do not know are left out."""
 SCHEMA_KEY = b"codeworld_rl.schema"
 """Key of the version in the metadata of each file; files of version 1 have none."""
@@ -36,6 +36,7 @@ ROLLOUTS = pa.schema(
         pa.field("env", pa.string()),
         pa.field("env_version", pa.string()),
         pa.field("image_digest", pa.string()),  # null outside containers
+        pa.field("sandbox_refs", pa.list_(pa.string())),  # ids of its containers, in their order
         pa.field("split", pa.string()),
         pa.field("policy_min", pa.int64()),
         pa.field("policy_max", pa.int64()),

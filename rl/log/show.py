@@ -98,6 +98,8 @@ def _print_head(console: Console, row: Row, siblings: Sequence[Row]) -> None:
         "outcome": shorten(row["outcome"] or "", _OUTCOME_CHARS),
         "tokens": f"{row['prompt_tokens']} prompt, {row['sampled_tokens']} sampled, {row['env_tokens']} others; {row['n_turns']} turns",
         "policy": f"started at version {row['dispatch_version']}, sampled by {_range(row['policy_min'], row['policy_max'])}",
+        "image": row["image_digest"],
+        "containers": ", ".join(ref[:12] for ref in row["sandbox_refs"] or ()),
         "seconds": ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["timings"].items()),
         "group": "  ".join(_sibling(other, row) for other in siblings),
     }

@@ -97,7 +97,8 @@ def _rollout_row(item: LoggedGroup, rollout: Rollout, task_hash: str) -> dict[st
         "source": group.problem.source,
         "env": task.env,
         "env_version": group.env_version or None,
-        "image_digest": _image_digest(group.problem, rollout),
+        "image_digest": storable(rollout.sandbox.image_digest) or None,
+        "sandbox_refs": [storable(ref) for ref in rollout.sandbox.refs] or None,
         "split": group.split,
         "policy_min": rollout.policy_min,
         "policy_max": rollout.policy_max,
@@ -130,15 +131,6 @@ def _sampling(sampling: Sampling | None) -> dict[str, Any]:
     if sampling is None:
         return {}
     return {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
-
-
-def _image_digest(problem: Problem, rollout: Rollout) -> str | None:
-    """Of the container image: what the environment handed over, or else what the task names."""
-    for place in (rollout.outcome, problem.task.payload):
-        for key in ("image_digest", "image_id"):
-            if digest := place.get(key):
-                return storable(str(digest))
-    return None
 
 
 def _parts(rollout: Rollout) -> list[tuple[str, dict[str, Any]]]:

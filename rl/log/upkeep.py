@@ -18,7 +18,11 @@ class Upkeep:
 
     def __init__(self, run_dir: Path, config: LogConfig) -> None:
         self._run_dir = run_dir
-        self._retention = Retention(keep_tokens_versions=config.keep_tokens_versions, max_bytes=int(config.max_gb * 2**30))
+        self._retention = Retention(
+            keep_tokens_versions=config.keep_tokens_versions,
+            max_bytes=int(config.max_gb * 2**30),
+            keep_blobs_versions=config.keep_blobs_versions,
+        )
         self._problem = ""
         self._thread: threading.Thread | None = None
 

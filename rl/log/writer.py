@@ -89,8 +89,9 @@ class RolloutWriter:
     def _seal(self, items: Sequence[LoggedGroup]) -> None:
         if self._flagger is not None:
             items = [replace(item, flags=self._flagger.flags(item.group)) for item in items]
-        pieces = group_pieces(items, keep=self._keep)
-        self._parts.seal(pieces, groups=[item.group.group_id for item in items], health=self.health)
+        with self._blobs.pinned():
+            pieces = group_pieces(items, keep=self._keep)
+            self._parts.seal(pieces, groups=[item.group.group_id for item in items], health=self.health)
 
     def _keep(self, text: str) -> str | None:
         """Keep a blob, unless the disk is slow or refuses."""
