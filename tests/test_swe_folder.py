@@ -116,6 +116,25 @@ def test_the_layout_is_harbors(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "one").rglob("*") if path.is_file() and str(tmp_path).encode() in path.read_bytes()]
 
 
+def test_a_task_that_only_its_own_script_grades_is_refused_by_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "hello"
+    for name, text in {
+        "task.toml": 'version = "1.0"\n[verifier]\ntimeout_sec = 120.0\n[agent]\ntimeout_sec = 120.0\n[environment]\ncpus = 1\n',
+        "instruction.md": "Create hello.txt.",
+        "environment/Dockerfile": "FROM ubuntu:24.04\nWORKDIR /app\n",
+        "tests/test.sh": "#!/bin/bash\n[ -f hello.txt ] && echo 1 > /logs/verifier/reward.txt\n",
+        "solution/solve.sh": "#!/bin/bash\ntouch hello.txt\n",
+    }.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with pytest.raises(ValueError, match=r"hello is a Harbor task whose verifier is its own tests/test\.sh, .* rl swe import write"):
+        read_task(folder)
+    (folder / "tests/test.sh").unlink()
+    with pytest.raises(ValueError, match=r"task\.toml has no section \[swe\]|tests\.json"):
+        read_task(folder)
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_a_missing_part_is_named(name: str, tmp_path: Path) -> None:
     write_task(make_task(), tmp_path / "one")

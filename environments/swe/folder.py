@@ -92,8 +92,16 @@ def write_task(task: RepoTask, folder: Path) -> None:
 
 
 def read_task(folder: Path) -> RepoTask:
-    """The task of a folder. Raises ValueError that names the file that is missing, damaged, a link or too large."""
+    """The task of a folder. Raises ValueError that names the file that is missing, damaged, a link or too large, and for a Harbor task
+    that only its own script can grade."""
     table = _parse(folder, "task.toml", lambda data: tomllib.loads(data.decode()))
+    tests_folder = folder / "tests"
+    if "swe" not in table and (tests_folder / "test.sh").exists() and not (tests_folder / "tests.json").exists():
+        raise ValueError(
+            f"{folder} is a Harbor task whose verifier is its own tests/test.sh, and such scripts are not run: what runs in the agent's "
+            "container can be fooled. Tasks need [swe] in task.toml and test ids in tests/tests.json, which rl swe mutate and rl swe "
+            "import write"
+        )
     swe = _part(folder, "swe", table)
     if unknown := sorted(swe.keys() - _SWE_KEYS):
         raise ValueError(f"{folder}/task.toml: [swe] has unknown keys {unknown}; it takes {sorted(_SWE_KEYS)}")

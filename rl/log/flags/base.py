@@ -9,6 +9,7 @@ from types import MappingProxyType
 from environments.records import Json, Message, StopReason, Task
 from environments.registry import identity
 from environments.reply import ToolCall, final_part
+from environments.swe.inside.suite_worker_paths import is_setting_path
 from rewards.score import Score
 from rl.log.calls import tool_call
 from rl.records import Rollout, RolloutGroup
@@ -127,6 +128,11 @@ def known_rules() -> Mapping[str, Rule]:
 def is_test_file(path: str) -> bool:
     """Whether a path looks like one of a test suite."""
     return _TEST_FILE.search(path[-_LONGEST_PATH:]) is not None
+
+
+def is_test_setting(path: str) -> bool:
+    """Whether a path can change how tests are found and run, as the graders of repositories see it."""
+    return is_setting_path(path[-_LONGEST_PATH:])
 
 
 def view_of(group: RolloutGroup, rollout: Rollout, *, surprise: float, history: History) -> RolloutView:
