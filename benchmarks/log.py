@@ -1,6 +1,6 @@
 """What the rollout log costs: tokens a second and core, bytes a token, and the share of a training step.
 
-    python benchmarks/log.py [--groups 256] [--tokens 2048] [--rate 20000]
+    python benchmarks/log.py [--groups 256] [--tokens 2048] [--rate 20000] [--log-chars 1000]
     python benchmarks/log.py --views [--rollouts 1000000]
 
 Groups of 8 rollouts with real records (messages, parts, logprobs that differ in all bits) go through the rollout writer with all its
@@ -38,8 +38,8 @@ BATCH = 16
 WORDS = ("the", "sum", "of", "both", "sides", "is", "less", "than", "four", "so", "we", "return", "x", "+", "1", "and", "check", "it")
 
 
-def make_group(index: int, *, tokens: int, random: np.random.Generator) -> RolloutGroup:
-    """8 rollouts of about `tokens` sampled tokens, four characters of text for each."""
+def make_group(index: int, *, tokens: int, log_chars: int, random: np.random.Generator) -> RolloutGroup:
+    """8 rollouts of about `tokens` sampled tokens, four characters of text for each, and scores whose logs all differ."""
     task = Task(id=f"task-{index}", env="math", prompt=(Message(role="user", content="What is asked? " * 60),))
     rollouts = []
     for sample in range(GROUP):
@@ -65,6 +65,7 @@ def make_group(index: int, *, tokens: int, random: np.random.Generator) -> Rollo
                     reward=float(right),
                     status=ScoreStatus.OK if right else ScoreStatus.POLICY_FAIL,
                     parts={"math": ScorePart(value=float(right)), "box_format": ScorePart(value=1.0, weight=0.1)},
+                    log=text[:log_chars],
                 ),
                 stop_reason=StopReason.DONE,
                 timings={"generate": 1.0, "environment": 0.1, "score": 0.1},
@@ -197,6 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--groups", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=2048, help="sampled tokens a rollout")
+    parser.add_argument("--log-chars", type=int, default=1000, help="characters of each score's log")
     parser.add_argument("--rate", type=float, default=20_000.0, help="tokens a second that the ring trains on")
     parser.add_argument("--views", action="store_true", help="time the named views instead")
     parser.add_argument("--rollouts", type=int, default=1_000_000, help="of the synthetic run")
@@ -206,7 +208,7 @@ def main() -> None:
             print_result(benchmark="log_views", rollouts=args.rollouts, **measure_views(Path(name) / "run", rollouts=args.rollouts))
         return
     random = np.random.default_rng(0)
-    groups = [make_group(index, tokens=args.tokens, random=random) for index in range(args.groups)]
+    groups = [make_group(index, tokens=args.tokens, log_chars=args.log_chars, random=random) for index in range(args.groups)]
     n_tokens = sum(PROMPT + rollout.n_sampled for group in groups for rollout in group.rollouts)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -228,6 +230,7 @@ def main() -> None:
         call_ms_per_group=round(1e3 * found["calls"] / args.groups, 3),
         step_cost_percent=round(100 * args.rate / per_core / cores, 3),
         at_tokens_per_s=args.rate,
+        log_chars=args.log_chars,
         dropped=int(found["dropped"]),
         written_mb_per_s=round(n_bytes / found["wall"] / 1e6, 1),
         limit_disk_mb_per_s=round(machine["disk_mb_per_s"], 1),

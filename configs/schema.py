@@ -326,7 +326,7 @@ class LogConfig(Checked):
     max_gb: float = bounded(0.0, low=0.0)
     """GiB of the log above which the oldest tokens, then learner arrays, are given up; 0 means no bound. Blobs do not count."""
     keep_blobs_versions: int = bounded(0, low=0)
-    """Newest policy versions whose test logs and whole long outputs (blobs) are kept; 0 means all."""
+    """Newest policy versions whose blobs (whole long test logs and outputs) are kept; 0 means all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,8 +42,8 @@ class Score:
     """One line for a person: what was expected to be there and what was found."""
     log: str = ""
     """What the reason has no room for: each test with what was expected and what came, what was printed. For people: it may hold hidden
-    tests and answers, and text of the policy. The rollout log keeps it as a blob, of a longer one than 262,144 characters the
-    beginning and the end."""
+    tests and answers, and text of the policy. The rollout log keeps it, of a longer one than 262,144 characters the beginning and
+    the end."""
 
     def __post_init__(self) -> None:
         graded = self.status in (ScoreStatus.OK, ScoreStatus.POLICY_FAIL)

@@ -71,8 +71,8 @@ def flags_of(run: Path, tokenizer: ChatTokenizer, problem: Problem, scripts: Map
 
     asyncio.run(play())
     with RunLog(run) as log:
-        found = list(log.query("SELECT sample_index, stop_reason, log_ref, flag_reasons FROM rollouts JOIN scores USING (rollout_id)").rows)
-        assert all(stop == "done" and log.blob(reference) for _, stop, reference, _ in found), found
+        found = list(log.query("SELECT sample_index, stop_reason, log, flag_reasons FROM rollouts JOIN scores USING (rollout_id)").rows)
+    assert all(stop == "done" and text for _, stop, text, _ in found), found
     return {names[sample]: dict(reasons) for sample, _, _, reasons in found}
 
 

@@ -253,7 +253,7 @@ LONG = "".join(f"line {i}: \ud800 something was printed\n" for i in range(2_000)
 
 
 def test_long_texts_are_kept_once_as_blobs(tmp_path: Path) -> None:
-    score = Score(reward=0.0, status=ScoreStatus.POLICY_FAIL, log="FAILED test_x\n" * 100)
+    score = Score(reward=0.0, status=ScoreStatus.POLICY_FAIL, log="FAILED test_x\n" * 1000)
     turns = [make_turn(context=[1], sampled=[2], text="<tool: sh>\nls\n</tool>"), make_turn(context=[3], sampled=[4], text="done")]
     messages = [
         Message(role="user", content=LONG),
@@ -277,8 +277,9 @@ def test_long_texts_are_kept_once_as_blobs(tmp_path: Path) -> None:
         assert log.blob(reference).decode() == LONG.encode("utf-8", "backslashreplace").decode()
         ((text,),) = log.query("SELECT DISTINCT text FROM turns WHERE role = 'tool'").rows
         assert text.startswith("line 0: \\ud800 ") and "characters left out]\n" in text and text.endswith("was printed\n")
-        ((scores,),) = log.query("SELECT DISTINCT log_ref FROM scores").rows
+        ((scores, ends),) = log.query("SELECT DISTINCT log_ref, log FROM scores").rows
         assert log.blob(scores) == score.log.encode()
+        assert ends.startswith("FAILED test_x\n") and "characters left out]" in ends and len(ends) < 4200
         for wrong in ("sha256:../../etc/passwd", "sha256:" + "0" * 64):
             with pytest.raises(ValueError):
                 log.blob(wrong)
@@ -391,7 +392,7 @@ run = Path(sys.argv[1])
 out = RolloutWriter(run, run_id="r", attempt=1, writer="w0", tokens=True, flagger=Flags())
 learner = LearnerWriter(run, attempt=1)
 for index in range(10**9):
-    score = Score(reward=0.0, status=ScoreStatus.POLICY_FAIL, log=f"log of {index}\\n" * 50)
+    score = Score(reward=0.0, status=ScoreStatus.POLICY_FAIL, log=f"log of {index}\\n" * 500)
     group = make_group(index, version=index % 3)
     group = replace(group, rollouts=tuple(replace(rollout, score=score) for rollout in group.rollouts))
     out.write_group(group)

@@ -86,13 +86,12 @@ def test_the_oracle_passes_every_task_and_doing_nothing_none(engine: str, model:
     assert [(e.passed, e.graded) for e in metrics(run).evals] == [(2, 2), (2, 2)]
     with RunLog(run) as log:
         rows = list(log.query("SELECT status, stop_reason, n_turns, outcome FROM rollouts").rows)
-        facts = list(log.query("SELECT image_digest, len(sandbox_refs), log_ref FROM rollouts JOIN scores USING (rollout_id)").rows)
-        logs = [log.blob(reference).decode() for _, _, reference in facts]
+        facts = list(log.query("SELECT image_digest, len(sandbox_refs), log FROM rollouts JOIN scores USING (rollout_id)").rows)
         messages = [text for (text,) in log.query("SELECT text FROM turns WHERE turn IS NULL").rows]
     assert {row[:3] for row in rows} == {("ok", "done", 2)}
     assert all("+    return a + b" in json.loads(row[3])["patch"] for row in rows)
     assert len(facts) == len(rows) and all(digest.startswith("sha256:") and containers == 1 for digest, containers, _ in facts)
-    assert all(text.startswith("verdict: passed: all ") and "passed test_sums.py::test_add (" in text for text in logs)
+    assert all(text.startswith("verdict: passed: all ") and "passed test_sums.py::test_add (" in text for _, _, text in facts)
     assert not any("test_add" in message for message in messages), "the policy is shown nothing of the hidden tests"
     folder = tmp_path / "noop"
     noop = config_for(folder, engine=engine, model=model, tasks=tasks, generator=scripted(folder, "noop", tasks=tasks))

@@ -111,7 +111,7 @@ def make_run(root: Path) -> Path:
         else:
             part = ScorePart(value=1.0 if won else 0.0, reason=f"part of {HOSTILE}")
             status = ScoreStatus.OK if won else ScoreStatus.POLICY_FAIL
-            log = f"test_sum PASSED {HOSTILE}" if won else "test_sum FAILED"
+            log = f"test_sum PASSED {HOSTILE}\n" + "a line of a long log\n" * 300 if won else "test_sum FAILED"
             score = Score(reward=1.0 if won else -0.5, status=status, parts={"answer": part}, reason=f"reason {HOSTILE}", log=log)
         said = [Message(role="user", content="2+2?"), Message(role="assistant", content=text)]
         return Rollout(

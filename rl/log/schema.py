@@ -145,11 +145,12 @@ SCORES = pa.schema(
         pa.field("status", pa.string()),
         pa.field("components", _PARTS),
         pa.field("reason", pa.string()),
-        pa.field("log_ref", pa.string()),
+        pa.field("log", pa.string()),
+        pa.field("log_ref", pa.string()),  # the whole log's blob when `log` is shortened
     ]
 )
 """One row a rollout and scorer; `live` marks the score that was trained on. `attempt` and `logged` are those of the rollout,
-`scored` (unix seconds) is the score's own time, `log_ref` the blob of the scorer's log."""
+`scored` (unix seconds) is the score's own time, `log` the scorer's log."""
 
 SPANS = pa.schema(
     [

@@ -67,13 +67,13 @@ def _rows(log: RunLog, sql: str, parameter: str) -> list[dict[str, Any]]:
 
 
 def _with_log(log: RunLog, score: Row) -> dict[str, Any]:
-    """A score with the text of its log: null without one, the reason where its blob cannot be read."""
+    """A score with its whole log; where the blob cannot be read, the reason and what the row has of it."""
     if score["log_ref"] is None:
-        return {**score, "log": None}
+        return dict(score)
     try:
         return {**score, "log": log.blob(score["log_ref"]).decode(errors="backslashreplace")}
     except ValueError as error:
-        return {**score, "log": f"[{error}]"}
+        return {**score, "log": f"[{error}]\n{score['log'] or ''}"}
 
 
 def _nearest(log: RunLog, rollout: str) -> str:

@@ -24,8 +24,10 @@ from rl.records import Rollout, RolloutGroup, Sampling, Turn
 LONG_TEXT = 16_384
 """Characters. A longer text that the policy did not write is kept once, as a blob; its row keeps the beginning and the end."""
 _HEAD, _TAIL = 6_144, 2_048
-LOG_CHARS = 262_144
+_LOG_CHARS = 262_144
 """Characters of a score's log that are kept: three quarters of its beginning, a quarter of its end."""
+ROW_LOG_CHARS = 4_096
+"""Of these what stands in the row; a longer log is a blob. Most are shorter, and a file for each would cost more than all other writing."""
 _PREVIEW_CHARS = 200
 KeepBlob = Callable[[str], str | None]
 """Keeps a text as a blob and returns its reference; None when it had to be dropped."""
@@ -153,7 +155,8 @@ def _score_row(item: LoggedGroup, rollout: Rollout, *, keep: KeepBlob) -> dict[s
         "status": score.status.value,
         "components": _parts(rollout),
         "reason": storable(score.reason),
-        "log_ref": keep(shortened(score.log, chars=LOG_CHARS)) if score.log else None,
+        "log": storable(shortened(score.log, chars=ROW_LOG_CHARS)) or None,
+        "log_ref": keep(shortened(score.log, chars=_LOG_CHARS)) if len(score.log) > ROW_LOG_CHARS else None,
     }
 
 

@@ -64,7 +64,7 @@ def find_rollout(run: OpenRun, rollout_id: str) -> RolloutRecord | None:
             f"SELECT {group_columns} FROM rollouts WHERE dispatch_version = ? AND group_id = ? ORDER BY sample_index",
             (version, row["group_id"]),
         ),
-        scores=[{**score, **_score_log(run, score["log_ref"])} for score in of("scores", "live DESC, scored")],
+        scores=[{**score, **_score_log(run, score)} for score in of("scores", "live DESC, scored")],
     )
 
 
@@ -76,14 +76,14 @@ def _messages(run: OpenRun, rollout_id: str, version: int) -> list[Row]:
     return run.rows(sql, (version, rollout_id))
 
 
-def _score_log(run: OpenRun, reference: str | None) -> Row:
-    """The beginning of a scorer's log and its whole length; a damaged one is said to be so."""
-    if reference is None:
-        return {"log_text": None, "log_chars": 0}
-    try:
-        text = blob_text(run, reference)
-    except ValueError as error:
-        text = str(error)
+def _score_log(run: OpenRun, score: Row) -> Row:
+    """The beginning of a scorer's log and its whole length; of one that is gone or damaged why, and what the row has of it."""
+    text = score["log"] or ""
+    if score["log_ref"] is not None:
+        try:
+            text = blob_text(run, score["log_ref"])
+        except ValueError as error:
+            text = f"{error}\n{text}"
     return {"log_text": text[: CUT_CHARS + 1], "log_chars": len(text)}
 
 
