@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from configs.schema import Config
 from environments.records import Problem
 from rewards.score import ScoreStatus
-from rl.log.metrics import ungraded_text, wilson_interval
+from rl.log.metrics import ungraded_text
 from rl.records import Sampling
 from rl.rollout import GroupJob, GroupOutcome
+from rl.statistics import wilson_interval
 
 
 class Rollouts(Protocol):

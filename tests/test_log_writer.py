@@ -16,7 +16,7 @@ import pytest
 from environments.records import Message
 from rewards.score import Score, ScoreStatus
 from rl.log.manifest import read_manifests
-from rl.log.metrics import EvalMetrics, MetricsWriter, read_metrics, summarize_step, wilson_interval
+from rl.log.metrics import EvalMetrics, MetricsWriter, read_metrics, summarize_step
 from rl.log.query import RunLog
 from rl.log.runs import RunPaths, find_run, prepare_run
 from rl.log.storage import LogWriteError
@@ -380,12 +380,6 @@ def test_summary_of_a_step_leaves_ungraded_rollouts_out_of_the_mean() -> None:
     assert (found.groups_trained, found.groups_skipped, found.entropy) == (1, 1, 0.75)
     nothing = summarize_step(4, groups=[], samples=[], stats=None, seconds=1.0, phases={}, drops={})
     assert np.isnan(nothing.reward_mean) and np.isnan(nothing.loss)
-
-
-def test_wilson_interval_against_published_values() -> None:
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I, method 3
-    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
 def test_run_folders_are_created_resumed_and_cleaned_by_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,9 @@ from rewards.score import ScoreStatus
 from rl.log.manifest import WriterHealth
 from rl.log.storage import LogWriteError, explain, write_all
 from rl.records import RolloutGroup, StepStats, TrainSample
+from rl.statistics import wilson_interval
 
 T = TypeVar("T")
-_Z95 = 1.959964
-"""97.5th percentile of the normal distribution."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,16 +136,6 @@ def ungraded_text(ungraded: int, *, infra: int, ungradable: int) -> str:
     others = {"infra": infra, "ungradable": ungradable, "prompt too long": ungraded - infra - ungradable}
     why = ", ".join(f"{name} {count}" for name, count in others.items() if count)
     return f"{ungraded} ungraded" + (f" ({why})" if why else "")
-
-
-def wilson_interval(passed: int, graded: int) -> tuple[float, float]:
-    """95% score interval of a share (Wilson 1927); (0, 1) without observations."""
-    if not graded:
-        return (0.0, 1.0)
-    share, z2 = passed / graded, _Z95 * _Z95
-    centre = (share + z2 / (2 * graded)) / (1 + z2 / graded)
-    half = _Z95 * math.sqrt(share * (1 - share) / graded + z2 / (4 * graded * graded)) / (1 + z2 / graded)
-    return (max(0.0, centre - half), min(1.0, centre + half))
 
 
 def summarize_step(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import groupby
 
-from rl.log.metrics import wilson_interval
+from rl.statistics import wilson_interval
 from rl.view.open_run import OpenRun, Row
 
 SORTS = {"newest": "last_version DESC", "hardest": "rate, n DESC", "easiest": "rate DESC, n DESC", "gained": "gain DESC", "lost": "gain"}
