@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from configs.schema import Config
@@ -12,7 +12,7 @@ from rewards.score import ScoreStatus
 from rl.log.metrics import ungraded_text
 from rl.records import Sampling
 from rl.rollout import GroupJob, GroupOutcome
-from rl.statistics import wilson_interval
+from rl.statistics import Estimate, Tally, pass_at_k, pass_rate
 
 
 class Rollouts(Protocol):
@@ -26,14 +26,28 @@ class Rollouts(Protocol):
 class PassRate:
     """Share of graded samples that passed."""
 
-    passed: int
-    graded: int
-    ungraded: int
-    """Samples without a verdict: infrastructure failures, unusable references, prompts over the limit."""
+    by_problem: Mapping[str, Tally]
+    """By the id of the problem: samples without a verdict are counted apart (infrastructure failures, unusable references, prompts
+    over the limit)."""
     infra: int = 0
     """Of the ungraded: the infrastructure failed, again after the retries."""
     ungradable: int = 0
     """Of the ungraded: the reference cannot be used."""
+
+    @property
+    def passed(self) -> int:
+        """Over all problems."""
+        return sum(tally.passed for tally in self.by_problem.values())
+
+    @property
+    def graded(self) -> int:
+        """Samples with a verdict."""
+        return sum(tally.graded for tally in self.by_problem.values())
+
+    @property
+    def ungraded(self) -> int:
+        """Samples without one."""
+        return sum(tally.ungraded for tally in self.by_problem.values())
 
     @property
     def value(self) -> float:
@@ -42,16 +56,51 @@ class PassRate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% Wilson score interval (Wilson 1927)."""
-        return wilson_interval(self.passed, self.graded)
+        """95% interval that knows that samples of one problem are alike (`rl.statistics.pass_rate`)."""
+        estimate = pass_rate(list(self.by_problem.values()))
+        return estimate.low, estimate.high
+
+    def pass_at(self) -> Mapping[int, Estimate]:
+        """Chance that one of k samples passes, for k = 2, 4, 8, ... and the samples a problem; k = 1 is `value`."""
+        tallies = list(self.by_problem.values())
+        most = max((tally.graded + tally.ungraded for tally in tallies), default=0)
+        doubled = [2**power for power in range(1, most.bit_length()) if 2**power < most]
+        return {k: pass_at_k(tallies, k=k) for k in (*doubled, most) if k > 1}
 
     @property
     def ungraded_text(self) -> str:
         """The ungraded and why, for a person."""
         return ungraded_text(self.ungraded, infra=self.infra, ungradable=self.ungradable)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "pass_rate": self.value,
+            "interval_95": list(self.interval),
+            "pass_at": {str(k): _estimate_json(estimate) for k, estimate in self.pass_at().items()},
+            "passed": self.passed,
+            "graded": self.graded,
+            "ungraded": self.ungraded,
+            "infra": self.infra,
+            "ungradable": self.ungradable,
+        }
+
+    def lines(self, name: str) -> list[str]:
+        """For a person: the pass rate of task source `name`, then pass@k."""
+        low, high = self.interval
+        first = f"  {name:<20} {self.value:.3f}  [{low:.3f}, {high:.3f}]  {self.passed}/{self.graded} passed, {self.ungraded_text}"
+        return [first] + [
+            f"  {f'  pass@{k}':<20} {one.value:.3f}  [{one.low:.3f}, {one.high:.3f}]  {one.problems} problems"
+            + (f", {one.left_out} with fewer than {k} graded samples left out" if one.left_out else "")
+            for k, one in self.pass_at().items()
+        ]
+
     def __add__(self, other: "PassRate") -> "PassRate":
-        return PassRate(**{spec.name: getattr(self, spec.name) + getattr(other, spec.name) for spec in fields(self)})
+        """Further samples: of the same problems, or of others."""
+        nothing = Tally(passed=0, graded=0)
+        names = dict.fromkeys([*self.by_problem, *other.by_problem])
+        merged = {name: self.by_problem.get(name, nothing) + other.by_problem.get(name, nothing) for name in names}
+        return PassRate(by_problem=merged, infra=self.infra + other.infra, ungradable=self.ungradable + other.ungradable)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,18 +115,15 @@ class EvalReport:
     """Sampled tokens a rollout."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: pass rate, counts and interval by task source."""
-        rates = {name: {**asdict(rate), "pass_rate": rate.value, "interval_95": list(rate.interval)} for name, rate in self.by_env.items()}
+        """Plain values: pass rate, pass@k, intervals and counts by task source."""
+        rates = {name: rate.to_json() for name, rate in self.by_env.items()}
         return {"step": self.step, "by_env": rates, "mean_tokens": self.mean_tokens}
 
     def table(self) -> str:
         """For a person."""
         lines = [f"held-out pass rate of version {self.step} (95% interval)"]
         for name, rate in self.by_env.items():
-            low, high = rate.interval
-            lines.append(
-                f"  {name:<20} {rate.value:.3f}  [{low:.3f}, {high:.3f}]  {rate.passed}/{rate.graded} passed, {rate.ungraded_text}"
-            )
+            lines += rate.lines(name)
         return "\n".join(lines)
 
 
@@ -114,15 +160,23 @@ async def evaluate_heldout(
 
 
 def _pass_rate(outcome: GroupOutcome) -> PassRate:
+    name = outcome.job.problem.task.id
     if outcome.group is None:
-        return PassRate(passed=0, graded=0, ungraded=outcome.job.n_samples)
+        return PassRate(by_problem={name: Tally(passed=0, graded=0, ungraded=outcome.job.n_samples)})
     statuses = [rollout.score.status for rollout in outcome.group.rollouts]
     passed = statuses.count(ScoreStatus.OK)
     graded = passed + statuses.count(ScoreStatus.POLICY_FAIL)
     return PassRate(
-        passed=passed,
-        graded=graded,
-        ungraded=len(statuses) - graded,
+        by_problem={name: Tally(passed=passed, graded=graded, ungraded=len(statuses) - graded)},
         infra=statuses.count(ScoreStatus.INFRA),
         ungradable=statuses.count(ScoreStatus.UNGRADABLE),
     )
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "value": estimate.value,
+        "interval_95": [estimate.low, estimate.high],
+        "problems": estimate.problems,
+        "left_out": estimate.left_out,
+    }

@@ -1,13 +1,12 @@
 """`rl eval`: held-out pass rates of a model, with the generators and graders of training but without a learner."""
 
 import asyncio
-import math
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from configs.schema import Config
@@ -22,9 +21,6 @@ from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.sampling import make_sampling
 
-_T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Two-sided 95% quantiles of Student's t by degrees of freedom; beyond, the normal 1.96 is close enough."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeededReport:
@@ -34,53 +30,26 @@ class SeededReport:
     reports: tuple[EvalReport, ...]
     """One a seed."""
 
-    @property
-    def by_source(self) -> Mapping[str, tuple[float, float, float]]:
-        """Mean pass rate and its 95% interval by task source.
-
-        With several seeds Student's t over the seeds' pass rates; with one seed the Wilson interval over its samples.
-        """
-        result = {}
-        for name in self.reports[0].by_env:
-            values = [report.by_env[name].value for report in self.reports]
-            if len(values) == 1:
-                result[name] = (values[0], *self.reports[0].by_env[name].interval)
-                continue
-            mean = fmean(values)
-            half = _T_95.get(len(values) - 1, 1.96) * stdev(values) / math.sqrt(len(values))
-            result[name] = (mean, max(0.0, mean - half), min(1.0, mean + half))
-        return result
-
     def pooled(self, name: str) -> PassRate:
-        """All seeds' samples of one task source together."""
-        total = PassRate(passed=0, graded=0, ungraded=0)
+        """All seeds' samples of one task source together: a seed adds samples of the same problems."""
+        total = PassRate(by_problem={})
         for report in self.reports:
             total = total + report.by_env[name]
         return total
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        sources = {}
-        for name, (mean, low, high) in self.by_source.items():
-            pooled = self.pooled(name)
-            sources[name] = {
-                "pass_rate": mean,
-                "interval_95": [low, high],
-                "by_seed": [report.by_env[name].value for report in self.reports],
-                "passed": pooled.passed,
-                "graded": pooled.graded,
-                "ungraded": pooled.ungraded,
-                "infra": pooled.infra,
-                "ungradable": pooled.ungradable,
-            }
+        sources = {
+            name: {**self.pooled(name).to_json(), "by_seed": [report.by_env[name].value for report in self.reports]}
+            for name in self.reports[0].by_env
+        }
         return {"seeds": list(self.seeds), "sources": sources, "mean_tokens": fmean(report.mean_tokens for report in self.reports)}
 
     def table(self) -> str:
         """For a person."""
         lines = [f"held-out pass rate over seeds {', '.join(map(str, self.seeds))} (95% interval)"]
-        for name, (mean, low, high) in self.by_source.items():
-            pooled = self.pooled(name)
-            lines.append(f"  {name:<20} {mean:.3f}  [{low:.3f}, {high:.3f}]  {pooled.passed}/{pooled.graded}, {pooled.ungraded_text}")
+        for name in self.reports[0].by_env:
+            lines += self.pooled(name).lines(name)
         return "\n".join(lines)
 
 

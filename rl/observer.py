@@ -181,6 +181,9 @@ def eval_metrics(report: EvalReport) -> list[EvalMetrics]:
             ungraded=rate.ungraded,
             infra=rate.infra,
             ungradable=rate.ungradable,
+            low=rate.interval[0],
+            high=rate.interval[1],
+            pass_at={str(k): estimate.value for k, estimate in rate.pass_at().items()},
         )
         for name, rate in report.by_env.items()
     ]

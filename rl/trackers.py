@@ -115,11 +115,13 @@ def step_scalars(metrics: StepMetrics) -> Iterator[tuple[str, float]]:
 
 
 def eval_scalars(metrics: EvalMetrics) -> Iterator[tuple[str, float]]:
-    """`<split>/<source>/<name>` of pass rate and interval; nothing when nothing was graded."""
+    """`<split>/<source>/<name>` of pass rate, interval and pass@k; nothing when nothing was graded."""
     if metrics.graded:
         low, high = metrics.interval
         for name, value in (("pass_rate", metrics.pass_rate), ("low", low), ("high", high)):
             yield f"{metrics.split}/{metrics.source}/{name}", value
+        for k, value in metrics.pass_at.items():
+            yield f"{metrics.split}/{metrics.source}/pass_at_{k}", value
 
 
 def _wandb_mode() -> Any:

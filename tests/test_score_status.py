@@ -9,6 +9,7 @@ import pytest
 from rl.evaluate import EvalReport, PassRate, _pass_rate
 from rl.log.query import RunLog
 from rl.rollout import GroupOutcome
+from rl.statistics import Tally
 from tests.fakes import make_group, make_problem
 from tests.ring import make_tiny_model, metrics, rl, write_config
 from tests.test_rollout import make_job
@@ -74,7 +75,7 @@ def test_an_evaluation_without_a_verdict_is_not_a_rate_of_zero() -> None:
     group = make_group(0, rewards=(None, 1.0, None))
     rate = _pass_rate(GroupOutcome(job=make_job(make_problem(), tokens=1), group=group))
     assert (rate.passed, rate.graded, rate.ungraded, rate.infra, rate.ungradable) == (1, 1, 2, 2, 0)
-    both = rate + PassRate(passed=0, graded=0, ungraded=3, ungradable=2)
+    both = rate + PassRate(by_problem={"other": Tally(passed=0, graded=0, ungraded=3)}, ungradable=2)
     assert (both.infra, both.ungradable, both.value) == (2, 2, 1.0)
     report = EvalReport(step=3, by_env={"sums": both}, mean_tokens=1.0)
     assert "1/1 passed, 5 ungraded (infra 2, ungradable 2, prompt too long 1)" in report.table()

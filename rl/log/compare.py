@@ -92,7 +92,7 @@ def compare_runs(
         if not within:
             raise ValueError(
                 f"run {name} has no evaluation of held-out problems within {budget:,} {by.value} tokens, the most that both runs reached: "
-                "set evaluation.every_steps and tasks.NAME.heldout in both runs"
+                "set evaluation.every and tasks.NAME.heldout in both runs"
             )
         step = max(within)
         sides.append(Evaluated(run=name, step=step, tokens=spent[step], total_tokens=max(cost.values(), default=0)))

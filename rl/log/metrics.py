@@ -90,6 +90,11 @@ class EvalMetrics:
     """Of them: the infrastructure failed, again after the retries."""
     ungradable: int = 0
     """Of them: the reference cannot be used."""
+    low: float = math.nan
+    """Of the 95% interval that knows which samples are of the same problem; NaN where nobody knows that."""
+    high: float = math.nan
+    pass_at: Mapping[str, float] = field(default_factory=dict)
+    """k: pass@k, without bias, over problems with at least k graded samples."""
 
     @property
     def pass_rate(self) -> float:
@@ -98,8 +103,8 @@ class EvalMetrics:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% Wilson interval of the pass rate."""
-        return wilson_interval(self.passed, self.graded)
+        """95% interval of the pass rate; Wilson's over samples where their problems are not known."""
+        return (self.low, self.high) if math.isfinite(self.low) else wilson_interval(self.passed, self.graded)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

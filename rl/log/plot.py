@@ -87,7 +87,7 @@ def _reward(axis: Axes, metrics: Metrics) -> None:
 
 
 def _pass_rate(axis: Axes, metrics: Metrics) -> None:
-    """Training curves, and held-out points with their 95% intervals in the same colour."""
+    """Training curves, and held-out points with their 95% intervals in the same colour; hollow: pass@k of the most samples."""
     names = sorted({name for m in metrics.steps for name in m.pass_rate} | {e.source for e in metrics.evals})
     for i, name in enumerate(names):
         color = _COLORS[i % len(_COLORS)]
@@ -109,6 +109,10 @@ def _pass_rate(axis: Axes, metrics: Metrics) -> None:
                 zorder=4,
                 label=_plain(f"{name} held out"),
             )
+        tried = [(e.step, *max((int(k), value) for k, value in e.pass_at.items())) for e in points if e.pass_at]
+        if tried:
+            label = _plain(f"{name} held out, pass@{tried[-1][1]}")
+            axis.plot([t[0] for t in tried], [t[2] for t in tried], "o", ms=5, mfc="none", color=color, zorder=4, label=label)
     axis.set_ylim(-0.03, 1.03)
     axis.set_title("Pass rate by task source")
     if names:

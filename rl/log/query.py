@@ -175,7 +175,10 @@ class RunLog:
     def _load_metrics(self, metrics: Metrics) -> None:
         maps = ("pass_rate", "phases", "drops", "log_dropped")
         steps = [{**asdict(m), **{name: list(getattr(m, name).items()) for name in maps}} for m in metrics.steps]
-        evals = [{**asdict(e), "pass_rate": e.pass_rate, "low": e.interval[0], "high": e.interval[1]} for e in metrics.evals]
+        evals = [
+            {**asdict(e), "pass_rate": e.pass_rate, "low": e.interval[0], "high": e.interval[1], "pass_at": list(e.pass_at.items())}
+            for e in metrics.evals
+        ]
         self._create_table("metrics", pa.Table.from_pylist(steps, schema=METRICS))
         self._create_table("evals", pa.Table.from_pylist(evals, schema=EVALS))
         self._create_table("attempts", pa.Table.from_pylist([asdict(a) for a in metrics.attempts], schema=ATTEMPTS))

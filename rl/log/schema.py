@@ -230,6 +230,7 @@ EVALS = pa.schema(
         pa.field("pass_rate", pa.float64()),
         pa.field("low", pa.float64()),
         pa.field("high", pa.float64()),
+        pa.field("pass_at", pa.map_(pa.string(), pa.float64())),
     ]
 )
 """`metrics.jsonl`, one row an evaluation and task source."""
