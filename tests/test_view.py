@@ -34,6 +34,9 @@ PAGES = [
     at(HOSTILE_RUN, "task", id="task-0"),
     at(HOSTILE_RUN, "service"),
     at(HOSTILE_RUN, "flags"),
+    at(HOSTILE_RUN, "timeline", step=3),
+    at(HOSTILE_RUN, "timeline"),
+    at(HOSTILE_RUN, "compare", **{"with": HOSTILE_RUN}),
     at(HOSTILE_RUN, "sql", q="SELECT rollout_id, text FROM turns"),
 ]
 

@@ -21,8 +21,9 @@ from rewards.score import Score, ScorePart, ScoreStatus
 from rl.log.alive import Alive
 from rl.log.metrics import EvalMetrics, MetricsWriter, RunFlag
 from rl.log.runs import RunPaths, prepare_run
+from rl.log.spans import SpanWriter
 from rl.log.writer import LearnerWriter, RolloutWriter
-from rl.records import Completion, Rollout, Turn
+from rl.records import Completion, Rollout, Span, Turn
 from rl.tokenizer import save_tiny_tokenizer
 from rl.view.app import make_app
 from rl.view.open_run import RunsFolder
@@ -148,6 +149,15 @@ def make_run(root: Path) -> Path:
         for step, group in enumerate(groups, start=1):
             samples = [make_sample(one, group_index=group.index, advantage=0.75) for one in group.rollouts[:2]]
             learner.write_step(train_step=step, groups=[group], samples=samples, stats=[make_stats(samples)])
+    with SpanWriter(root, attempt=1, actor="loop") as loop, SpanWriter(root, attempt=1, actor="worker-0") as worker:
+        for step in range(1, 6):
+            begun = 1000.0 + 4 * (step - 1)
+            for name, start, end in (("rollout", 0.0, 3.0), ("train", 3.0, 3.8), ("sync", 3.8, 4.0)):
+                loop.record(Span(name=name, started=begun + start, ended=begun + end, version=step - 1, train_step=step))
+            for sample in range(4):
+                own = {"version": step - 1, "group_id": f"{step - 1:08d}", "rollout_id": f"{step - 1:08d}-{sample}"}
+                worker.record(Span(name="generate", started=begun, ended=begun + 2 + 0.1 * sample, turn=0, **own))
+                worker.record(Span(name="score", started=begun + 2.5, ended=begun + 2.9, **own))
     with MetricsWriter(RunPaths(root=root).metrics, attempt=1, restored_step=0) as metrics:
         for step in range(1, STEPS + 1):
             metrics.step(make_metrics(step, version=step - 1))

@@ -1,6 +1,7 @@
 """The routes of the viewer. Reads only; every page is a GET whose URL holds all of its state."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -34,6 +35,8 @@ def make_app(folder: RunsFolder) -> App:
         "task": pages.task,
         "service": pages.service,
         "sql": pages.sql,
+        "timeline": pages.timeline,
+        "compare": partial(pages.compare, folder=folder),
     }
 
     def runs(request: Request) -> Response:

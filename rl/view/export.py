@@ -14,6 +14,8 @@ from rl.view.render import HERE
 
 _CONTRASTS = 20
 """Groups with winners and losers that go along, besides those of the newest rollouts."""
+_TIMELINES = 20
+"""Newest training steps whose timelines go along."""
 
 
 def export_run(root: Path, *, out: Path, rollouts: int) -> Mapping[str, int]:
@@ -47,6 +49,7 @@ def _write_pages(run: OpenRun, folder: Path, *, rollouts: int) -> Mapping[str, i
         rollouts=_files("rollout", ids),
         groups=_files("group", [str(row["group_id"]) for row in (*contrasts, *newest)]),
         tasks=_files("task", [str(row["task_id"]) for row in newest]),
+        timelines=_files("timeline", [str(step.step) for step in reversed(run.metrics().steps[-_TIMELINES:])]),
     )
     pages = Pages()
 
@@ -61,6 +64,8 @@ def _write_pages(run: OpenRun, folder: Path, *, rollouts: int) -> Mapping[str, i
     write(links.rollouts, pages.rollout)
     write(links.groups, pages.group)
     write(links.tasks, pages.task)
+    for step, name in links.timelines.items():
+        (folder / name).write_text(pages.timeline(run, links, {"step": step}), encoding="utf-8")
     return {"rollouts": len(links.rollouts), "groups": len(links.groups), "tasks": len(links.tasks)}
 
 

@@ -20,7 +20,7 @@ class Links(Protocol):
         """The list of runs."""
 
     def page(self, name: str, **query: object) -> str | None:
-        """A page of the run: `overview`, `rollouts`, `contrast`, `tasks`, `service`, `sql`, `group`, `task`."""
+        """A page of the run: `overview`, `rollouts`, `contrast`, `tasks`, `service`, `sql`, `group`, `task`, `timeline`, `compare`."""
 
     def rollout(self, rollout_id: str, **query: object) -> str | None:
         """One rollout."""
@@ -74,6 +74,8 @@ class BundleLinks:
     """Rollout id: file."""
     groups: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
+    timelines: Mapping[str, str] = field(default_factory=dict)
+    """Training step: file; the newest first."""
 
     @property
     def is_live(self) -> bool:
@@ -90,6 +92,8 @@ class BundleLinks:
             return self.groups.get(str(query.get("id")))
         if name == "task":
             return self.tasks.get(str(query.get("id")))
+        if name == "timeline":
+            return self.timelines.get(str(query["step"])) if "step" in query else next(iter(self.timelines.values()), None)
         pages = {"overview": "index.html", "rollouts": "rollouts.html", "contrast": "contrast.html", "service": "service.html"}
         return pages.get(name)
 

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rl.log.compare import TokenCount, compare_runs
 from rl.log.metrics import EvalMetrics, Metrics, RunFlag
 from rl.log.query import QueryError
 from rl.log.views import VIEWS
-from rl.view import groups, listing, one_rollout, service, sql_box, tasks, tokens
+from rl.view import groups, listing, one_rollout, service, sql_box, tasks, timeline, tokens
 from rl.view.curves import curves, mark
 from rl.view.health import RecentRollouts, findings, recent_rollouts
 from rl.view.links import Links, ServerLinks
@@ -129,6 +130,7 @@ class Pages:
             record=record,
             row=record.row,
             data=data,
+            drawing=timeline.rollout_timeline(run, str(record.row["rollout_id"]), int(record.row["dispatch_version"])),
             near=one_rollout.neighbours(run, record, query),
             list_query=query.get("list"),
             cut=CUT_CHARS,
@@ -179,6 +181,37 @@ class Pages:
         found = service.service(run, window=window)
         return self._page(
             "service.html", run, links, title="Sandboxes and graders", tab="service", found=found, window=window, windows=service.WINDOWS
+        )
+
+    def timeline(self, run: OpenRun, links: Links, query: Query) -> str:
+        """The spans of one training step, by default the last."""
+        metrics = run.metrics()
+        last = metrics.steps[-1].step if metrics.steps else 0
+        text = query.get("step", "") or str(last)
+        if not text.isdecimal():
+            raise ValueError(f"step={text}: give the number of a training step")
+        step = int(text)
+        drawing = timeline.step_timeline(run, step, metrics)
+        return self._page("timeline.html", run, links, title=f"Timeline of step {step}", step=step, last=last, drawing=drawing)
+
+    def compare(self, run: OpenRun, links: Links, query: Query, *, folder: RunsFolder) -> str:
+        """This run and another at equal tokens; `with` names the other, `by` the tokens."""
+        by = query.get("by") or TokenCount.SAMPLED.value
+        kinds = [one.value for one in TokenCount]
+        if by not in kinds:
+            raise ValueError(f"by={by}: runs can be compared by {' or '.join(kinds)} tokens")
+        other, found, refused = query.get("with", ""), None, ""
+        if other:
+            second = folder.get(other)
+            if second is None:
+                raise NotFound(f"There is no run {other!r} in {folder.place}.")
+            try:
+                found = compare_runs(run.log(), second.log(), names=(run.name, second.name), by=TokenCount(by))
+            except ValueError as error:
+                refused = str(error)
+        others = [one.name for one in folder.runs() if one.name != run.name]
+        return self._page(
+            "compare.html", run, links, title="Compare", other=other, by=by, kinds=kinds, others=others, found=found, refused=refused
         )
 
     def sql(self, run: OpenRun, links: Links, query: Query) -> str:
