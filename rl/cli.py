@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rl.export.arguments import add_export_command
 from rl.swe.arguments import add_swe_commands
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument("--export", type=Path, metavar="DIR", help="write the pages of RUN as files and end; they open without a server")
     view.add_argument("--rollouts", type=_positive, default=200, metavar="N", help="newest rollouts that --export takes (default: 200)")
 
+    add_export_command(commands, command=_command)
     add_swe_commands(commands, command=_command, epilog=EPILOG)
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
