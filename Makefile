@@ -11,6 +11,8 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13; do \
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready-dev
 READY_TRACKERS := $(VENV)/.ready-trackers
+SCOUT := .venv-scout
+READY_SCOUT := $(SCOUT)/.ready
 
 .PHONY: quickstart quickstart-base test lint setup
 .DEFAULT_GOAL := quickstart
@@ -21,7 +23,7 @@ quickstart: $(READY)
 quickstart-base: $(READY)
 	$(VENV)/bin/python -m rl.quickstart_base
 
-test: $(READY_TRACKERS)
+test: $(READY_TRACKERS) $(READY_SCOUT)
 	$(VENV)/bin/python -m pytest
 
 lint: $(READY)
@@ -42,4 +44,11 @@ $(READY): setup.py
 $(READY_TRACKERS): $(READY)
 	@echo "setup: installing the optional trackers"
 	@$(PIP) install --quiet --quiet --progress-bar off --editable '.[dev,trackers]'
+	@touch $@
+
+# Inspect Scout reads what rl export writes for it. It asks for another DuckDB, so it has an environment of its own.
+$(READY_SCOUT): tests/scout-requirements.txt $(READY)
+	@echo "setup: installing Inspect Scout into $(SCOUT) (about 700 MB)"
+	@"$(PYTHON)" -m venv $(SCOUT)
+	@$(SCOUT)/bin/python -m pip --disable-pip-version-check install --quiet --quiet --progress-bar off -r $<
 	@touch $@

@@ -34,6 +34,13 @@ REQUIREMENTS = [
     "xxhash>=4.1,<5",
 ]
 
+EXPORT = ["perfetto>=0.59,<0.60"]
+FORMATS = [  # what the tests read exports with
+    "nvidia-nat-atif>=1.9,<1.10",
+    "opentelemetry-proto>=1.45,<2",
+    "opentelemetry-semantic-conventions>=0.66b2,<0.70",
+]
+
 setup(
     name="codeworld-rl",
     version="0.1.0",
@@ -47,7 +54,8 @@ setup(
     exclude_package_data={"": ["*.pyc"]},
     install_requires=REQUIREMENTS,
     extras_require={
-        "dev": ["pytest>=9,<10", "pytest-timeout>=2.4,<3", "ruff>=0.17.6,<0.18", "mypy>=2.4,<2.5", "pre-commit>=4.7,<5"],
+        "dev": ["pytest>=9,<10", "pytest-timeout>=2.4,<3", "ruff>=0.17.6,<0.18", "mypy>=2.4,<2.5", "pre-commit>=4.7,<5", *EXPORT, *FORMATS],
+        "export": EXPORT,
         "trackers": ["tensorboard>=2.21,<3", "wandb>=0.22,<1"],
     },
     entry_points={"console_scripts": ["rl = rl.cli:main"]},

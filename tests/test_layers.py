@@ -24,6 +24,7 @@ OWNERS = {
     "uvicorn": "rl/view/command.py",
     "wandb": "rl/trackers.py",
     "tensorboard": "rl/trackers.py",
+    "perfetto": "rl/export/perfetto.py",
     "docker": "environments/containers/engine.py",
     "vllm": "",
 }

@@ -17,9 +17,11 @@ from rl.export.source import Source
 
 VERSION = "ATIF-v1.7"
 _AGENT = "codeworld-rl"
-_EXTRA = ("run_id", "rollout_id", "group_id", "group_index", "sample_index", "seed", "task_id", "task_hash", "source", "env", "env_version")
-_EXTRA += ("image_digest", "split", "dispatch_version", "policy_min", "policy_max", "status", "stop_reason", "error_type", "reward")
-_EXTRA += ("reason", "scorer", "scorer_hash", "temperature", "top_p", "top_k", "max_tokens", "tokenizer_hash", "template_hash", "outcome")
+_EXTRA = (
+    *("run_id", "rollout_id", "group_id", "group_index", "sample_index", "seed", "task_id", "task_hash", "source", "env", "env_version"),
+    *("image_digest", "split", "dispatch_version", "policy_min", "policy_max", "status", "stop_reason", "error_type", "reward"),
+    *("reason", "scorer", "scorer_hash", "temperature", "top_p", "top_k", "max_tokens", "tokenizer_hash", "template_hash", "outcome"),
+)
 _LEARNED = ("train_step", "admitted", "drop_reason", "advantage", "n_tokens", "n_clipped", "n_masked", "staleness_mean", "kl")
 _SOURCES = {"system": "system", "user": "user", "assistant": "agent"}
 

@@ -62,8 +62,8 @@ def export_command(run: str, *, to: str, out: Path, where: str | None, as_json: 
             raise ValueError(_nothing(source, run=run, where=where))
         with _beside(out) as draft:
             records = export(source, draft)
-            if not records.get("spans", 1):
-                raise ValueError(f"the log of {run} has no spans yet: there is no timeline to export")
+            if records.get("spans") == 0:
+                raise ValueError(f"the log of {run} has no spans {'yet' if where is None else 'of the rollouts that --where selects'}")
         missing = 0 if FORMATS[to].spans_only else selected - sum(source.exported.values())
         problems = log.problems
     _report(source, to=to, out=out, records=records, missing=missing, as_json=as_json)

@@ -19,8 +19,10 @@ _OWN = "codeworld_rl"
 _SERVICE = "codeworld-rl"
 _INTERNAL, _CLIENT = 1, 3
 _OK, _ERROR = 1, 2
-_ROLLOUT = ("run_id", "rollout_id", "group_id", "sample_index", "seed", "task_id", "source", "split", "dispatch_version", "policy_min")
-_ROLLOUT += ("policy_max", "status", "stop_reason", "reward", "reason", "scorer", "scorer_hash", "env_version", "image_digest")
+_ROLLOUT = (
+    *("run_id", "rollout_id", "group_id", "sample_index", "seed", "task_id", "source", "split", "dispatch_version", "policy_min"),
+    *("policy_max", "status", "stop_reason", "reward", "reason", "scorer", "scorer_hash", "env_version", "image_digest"),
+)
 _LEARNED = ("train_step", "admitted", "drop_reason", "advantage", "kl", "staleness_mean", "n_clipped")
 _LINE_SPANS = 512
 _LINE_CHARS = 8 << 20
@@ -62,8 +64,7 @@ def _spans(rollout: LoggedRollout, *, model: str) -> list[Json]:
     now = rollout.began
     new: list[LoggedMessage] = []
     caller: LoggedMessage | None = None
-    following = [*itertools.islice(rollout.messages, 1, None), None]
-    for message, after in zip(rollout.messages, following, strict=True):
+    for message, after in itertools.zip_longest(rollout.messages, rollout.messages[1:]):
         if message.turn is not None:
             start = message.started if message.started is not None else now
             now = max(start, message.ended if message.ended is not None else start)

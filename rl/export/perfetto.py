@@ -41,12 +41,13 @@ class _Actor:
 
 def export(source: Source, out: Path) -> dict[str, int]:
     """Write the file `out`; how many of what it holds. A span that ends before it begins is drawn without a length, and counted."""
-    counts = {"spans": 0, "ends_before_it_begins": 0}
+    counts = {"spans": 0, "not_selected": source.n_spans(), "ends_before_it_begins": 0}
     with out.open("xb") as stream:
         trace = _Trace(StreamingTraceProtoBuilder(stream))
         for span in source.spans():
             trace.add(span)
             counts["spans"] += 1
+            counts["not_selected"] -= 1
             counts["ends_before_it_begins"] += span.ended < span.started
     return {**counts, "actors": trace.n_actors, "tracks": trace.n_tracks - trace.n_actors}
 

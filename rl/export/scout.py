@@ -49,11 +49,15 @@ SCHEMA = pa.schema(
 )
 """Up to `messages` as Scout names and types them; the rest is metadata."""
 _LIMITS = {"max_tokens": "token", "context_full": "context", "max_turns": "message", "max_seconds": "time"}
-_SAME = ("rollout_id", "attempt", "group_id", "group_index", "seed", "task_hash", "env_version", "image_digest", "split", "status")
-_SAME += ("stop_reason", "error_type", "dispatch_version", "policy_min", "policy_max", "n_turns", "prompt_tokens", "sampled_tokens")
-_SAME += ("env_tokens", "reward", "scorer", "scorer_hash", "outcome")
-_LEARNED = ("train_step", "admitted", "drop_reason", "advantage", "kl", "staleness_mean", "n_clipped", "n_masked")
-_LEARNED += ("worst_index", "worst_token", "worst_behaviour", "worst_learner")
+_SAME = (
+    *("rollout_id", "attempt", "group_id", "group_index", "seed", "task_hash", "env_version", "image_digest", "split", "status"),
+    *("stop_reason", "error_type", "dispatch_version", "policy_min", "policy_max", "n_turns", "prompt_tokens", "sampled_tokens"),
+    *("env_tokens", "reward", "scorer", "scorer_hash", "outcome"),
+)
+_LEARNED = (
+    *("train_step", "admitted", "drop_reason", "advantage", "kl", "staleness_mean", "n_clipped", "n_masked"),
+    *("worst_index", "worst_token", "worst_behaviour", "worst_learner"),
+)
 _ROWS = 256
 """Of a row group; fewer when their messages are long."""
 _GROUP_CHARS = 32 << 20

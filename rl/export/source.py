@@ -21,8 +21,10 @@ _RANGE_ROLLOUTS = 2048
 _CHUNK_ROLLOUTS = 256
 _CHUNK_TOKENS = 1 << 19
 """Rollouts that are in memory together have no more than these; one rollout may have more."""
-_MESSAGE = ("message_index", "role", "name", "text", "tool", "arguments", "exit_code", "turn", "started", "ended", "token_start")
-_MESSAGE += ("token_end", "finish_reason", "policy_version")
+_MESSAGE = (
+    *("message_index", "role", "name", "text", "tool", "arguments", "exit_code", "turn", "started", "ended", "token_start"),
+    *("token_end", "finish_reason", "policy_version"),
+)
 _SPAN = """SELECT {columns},
     CASE WHEN rollout_id IS NULL THEN started ELSE min(started) OVER unit END AS first,
     CASE WHEN rollout_id IS NULL THEN ended ELSE max(ended) OVER unit END AS last
@@ -80,9 +82,8 @@ class Source:
         try:
             rows = self._all(f"SELECT status, count(*) AS n FROM rollouts WHERE {self._condition} GROUP BY status ORDER BY status")
         except QueryError as error:
-            raise ValueError(
-                f"--where {where!r} is no condition on rollouts: {error}; rl sql RUN 'DESCRIBE rollouts' lists them"
-            ) from error
+            hint = "rl sql RUN 'DESCRIBE rollouts' lists the columns"
+            raise ValueError(f"--where {where!r} is no condition on rollouts: {error}; {hint}") from error
         return Counter({str(row["status"]): int(row["n"]) for row in rows})
 
     def _version_ranges(self) -> Iterator[tuple[int, int]]:
