@@ -18,9 +18,9 @@ from rl.export.source import Source
 _STRING, _INT, _FLOAT, _BOOL = pa.large_string(), pa.int64(), pa.float64(), pa.bool_()
 SCHEMA = pa.schema(
     [
-        *((name, _STRING) for name in ("transcript_id", "source_type", "source_id", "date", "task_set", "task_id")),
+        *((name, _STRING) for name in ("transcript_id", "source_type", "source_id", "source_uri", "date", "task_set", "task_id")),
         ("task_repeat", _INT),
-        *((name, _STRING) for name in ("agent", "model", "model_options", "score", "score_explanation")),
+        *((name, _STRING) for name in ("agent", "agent_args", "model", "model_options", "score", "score_explanation")),
         ("success", _BOOL),
         ("message_count", _INT),
         ("total_time", _FLOAT),
@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         ("error", _STRING),
         ("limit", _STRING),
         ("trust_content", _BOOL),
-        ("messages", _STRING),
+        *((name, _STRING) for name in ("messages", "events", "timelines", "events_data")),
         ("rollout_id", _STRING),
         ("attempt", _INT),
         ("group_id", _STRING),
@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
         ("learner", _STRING),
     ]
 )
-"""Up to `messages` as Scout names and types them; the rest is metadata."""
+"""Up to `events_data` all that Scout names, as it types them: its viewer wants each column. The rest is metadata."""
 _LIMITS = {"max_tokens": "token", "context_full": "context", "max_turns": "message", "max_seconds": "time"}
 _SAME = (
     *("rollout_id", "attempt", "group_id", "group_index", "seed", "task_hash", "env_version", "image_digest", "split", "status"),
