@@ -11,6 +11,7 @@ from typing import Any
 from inspect_scout import TranscriptContent, transcripts_db
 from inspect_scout import columns as c
 from inspect_scout._query import Query
+from inspect_scout._transcript.database.factory import transcripts_view
 from inspect_scout._transcript.database.schema import validate_transcript_schema
 
 
@@ -33,8 +34,14 @@ async def read(location: str) -> dict[str, Any]:
             metadata = {name: info.metadata.get(name) for name in ("rollout_id", "reward", "status", "reward_parts", "learner")}
             found.append({**shown, "metadata": metadata, "messages": messages})
         infra = await database.count(Query(where=[c.status == "infra"]))
+    async with transcripts_view(location) as view:  # what its viewer's server reads with
+        viewed = 0
+        async for info in view.select():
+            content = await view.read_messages_events(info)
+            async with content.data as data:
+                viewed += bool(json.loads(b"".join([chunk async for chunk in data])))
     errors = [error.message for error in validate_transcript_schema(location)]
-    return {"transcripts": found, "infra": infra, "errors": errors}
+    return {"transcripts": found, "infra": infra, "viewed": viewed, "errors": errors}
 
 
 if __name__ == "__main__":

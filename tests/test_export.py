@@ -84,7 +84,7 @@ def test_scout_itself_reads_the_transcripts(run: Path, tmp_path: Path, capsys: p
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
-    assert read["errors"] == [] and read["infra"] == 1
+    assert (read["errors"], read["infra"], read["viewed"]) == ([], 1, 7)
     found = {one["metadata"]["rollout_id"]: one for one in read["transcripts"]}
     assert len(found) == 7
     tools = found["00000000-0"]
