@@ -47,7 +47,7 @@ $(READY_TRACKERS): $(READY)
 	@touch $@
 
 # Inspect Scout reads what rl export writes for it. It asks for another DuckDB, so it has an environment of its own.
-$(READY_SCOUT): tests/scout-requirements.txt $(READY)
+$(READY_SCOUT): tests/scout-requirements.txt | $(READY)
 	@echo "setup: installing Inspect Scout into $(SCOUT) (about 700 MB)"
 	@"$(PYTHON)" -m venv $(SCOUT)
 	@$(SCOUT)/bin/python -m pip --disable-pip-version-check install --quiet --quiet --progress-bar off -r $<

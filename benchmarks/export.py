@@ -67,7 +67,7 @@ def _exported(run: Path, to: str, out: Path) -> dict[str, float]:
     done = subprocess.run([sys.executable, "-c", MEASURED, *words], check=True, capture_output=True, text=True)
     seconds = time.monotonic() - begun
     said, peak = map(json.loads, done.stdout.splitlines())
-    n = said["records"]["spans"] if to == "perfetto" else said["rollouts"]["selected"]
+    n = said["records"]["spans"] if to == "perfetto" else said["rollouts"]["taken"]
     size = sum(path.stat().st_size for path in ([out] if out.is_file() else out.rglob("*")) if path.is_file())
     return {
         "rows": n,

@@ -23,6 +23,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 
 from rl.cli import main
 from rl.export import atif, source
+from rl.export.source import Source
 from rl.log.query import RunLog
 from rl.log.synthetic import write_synthetic_run
 from rl.log.writer import RolloutWriter
@@ -336,7 +337,7 @@ def test_rollouts_come_once_and_in_order_whatever_is_in_memory_together(
         wanted = [id for (id,) in log.query("SELECT rollout_id FROM rollouts WHERE env <> 'swe' ORDER BY rollout_id").rows]
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [line["extra"]["rollout_id"] for line in lines] == wanted
-    assert said["rollouts"]["selected"] == said["records"]["trajectories"] == len(wanted) < said["rollouts"]["in_log"]
+    assert said["rollouts"]["taken"] == said["records"]["trajectories"] == len(wanted) < said["rollouts"]["in_log"]
     without = sum(line["extra"]["tokens"] == "not in the log" for line in lines)
     assert said["without_tokens"] == without > 0
 
@@ -349,7 +350,7 @@ def test_a_live_run_gives_what_is_finished(tmp_path: Path, capsys: pytest.Captur
             writer.write_group(make_group(index))
             writer.flush()
             said = exported(tmp_path / "live", "atif", tmp_path / f"{index}.jsonl", capsys=capsys)
-            assert said["rollouts"]["selected"] == 2 * (index + 1)
+            assert said["rollouts"]["taken"] == 2 * (index + 1)
 
 
 def test_a_text_that_the_log_has_lost_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,6 +363,20 @@ def test_a_text_that_the_log_has_lost_is_counted(tmp_path: Path, capsys: pytest.
     assert "shortened, because the log has lost the blob of the whole text: 2 messages" in capsys.readouterr().out
     rows = Dataset.from_parquet(str(tmp_path / "hf" / "data" / "train-*.parquet"), cache_dir=str(tmp_path / "cache"))
     assert isinstance(rows, Dataset) and sum(rows["messages_cut"]) == 2
+
+
+def test_rollouts_that_a_damaged_file_takes_along_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_CHUNK_ROLLOUTS", 1)
+    run = make_export_run(tmp_path / "run")
+    with RunLog(run) as log:
+        taken = Source(log, root=run, where=None)
+        rollouts = taken.rollouts(tokens=False)
+        first = next(rollouts)
+        part = next((run / "log" / "rollouts" / "dispatch_version=1").glob("part-*"))
+        part.write_bytes(bytes(part.stat().st_size))
+        rest = list(rollouts)
+        assert taken.in_log == 1 + len(rest) + taken.lost and taken.lost > 0
+        assert first.row.rollout_id == "00000000-0" and log.problems
 
 
 def test_hostile_texts_are_hostile() -> None:

@@ -57,20 +57,18 @@ def export_command(run: str, *, to: str, out: Path, where: str | None, as_json: 
         raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
     with RunLog(root) as log:
         source = Source(log, root=root, where=where)
-        selected = sum(source.selected.values())
-        if not FORMATS[to].spans_only and not selected:
+        if not FORMATS[to].spans_only and not source.selected:
             raise ValueError(_nothing(source, run=run, where=where))
         with _beside(out) as draft:
             records = export(source, draft)
             if records.get("spans") == 0:
                 raise ValueError(f"the log of {run} has no spans {'yet' if where is None else 'of the rollouts that --where selects'}")
-        missing = 0 if FORMATS[to].spans_only else selected - sum(source.exported.values())
         problems = log.problems
-    _report(source, to=to, out=out, records=records, missing=missing, as_json=as_json)
+    _report(source, to=to, out=out, records=records, as_json=as_json)
     for problem in problems:
         print(f"left out: {visible(problem, one_line=True)}", file=sys.stderr)
-    if missing:
-        print(f"left out: {missing} rollouts whose rows are in the files above", file=sys.stderr)
+    if source.lost:
+        print(f"left out: {source.lost} rollouts whose rows are in the files above", file=sys.stderr)
     return 0
 
 
@@ -108,23 +106,23 @@ def _beside(out: Path) -> Iterator[Path]:
         raise
 
 
-def _report(source: Source, *, to: str, out: Path, records: dict[str, int], missing: int, as_json: bool) -> None:
-    selected = sum(source.selected.values())
+def _report(source: Source, *, to: str, out: Path, records: dict[str, int], as_json: bool) -> None:
+    taken = source.selected if FORMATS[to].spans_only else source.exported
     if as_json:
         counts = {
             "format": to,
             "out": str(out),
-            "rollouts": {"in_log": source.in_log, "selected": selected, "left_out": missing, "by_status": dict(source.selected)},
+            "rollouts": {"in_log": source.in_log, "taken": taken.total(), "lost": source.lost, "by_status": dict(sorted(taken.items()))},
             "without_tokens": source.without_tokens,
             "shortened_messages": source.shortened,
             "records": records,
         }
         print(json.dumps(counts))
         return
-    statuses = ", ".join(f"{n} {status}" for status, n in source.selected.items())
+    statuses = ", ".join(f"{n} {status}" for status, n in sorted(taken.items()))
     held = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in records.items())
     print(f"{out}: {FORMATS[to].what}, {held}")
-    print(f"rollouts: {selected} of the {source.in_log} in the log ({statuses or 'none'})")
+    print(f"rollouts: {taken.total()} of the {source.in_log} in the log ({statuses or 'none'})")
     if source.without_tokens:
         print(f"without tokens, because the log has none of them: {source.without_tokens} rollouts")
     if source.shortened:

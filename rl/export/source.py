@@ -48,6 +48,8 @@ class Source:
         """Rollouts that fulfil the condition, by status."""
         self.exported: Counter[str] = Counter()
         """Rollouts that were handed out, by status."""
+        self.lost = 0
+        """Rollouts that were there when the export began and whose rows can no longer be read."""
         self.without_tokens = 0
         """Of them, those whose tokens the log does not have."""
         self.shortened = 0
@@ -112,6 +114,7 @@ class Source:
         streams = self._grouped(f"SELECT rollout_id, {_names(LoggedTokens)} FROM tokens {where}", ids) if tokens else {}
         for rollout_id in ids:
             if rollout_id not in rows:  # its part was found damaged meanwhile
+                self.lost += 1
                 continue
             row = RolloutRow(**rows[rollout_id])
             stream = streams.get(rollout_id)
