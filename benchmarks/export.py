@@ -4,7 +4,8 @@ python -m benchmarks.export [--rollouts 20000] [--scout PYTHON]
 
 The run is synthetic, with the real schema. Rows a second and peak memory are those of the whole command, its start included. A question's
 time is that of one command from start to answer, the median of three: `rl sql` on the run's log, or the Python of Scout's environment with
-a script of benchmarks/scout_questions.py on the exported database, whose index was made before. Both must give the same answer. The
+a script of benchmarks/scout_questions.py on the exported database, whose index was made before (`start`: a command that asks
+nothing). Both must give the same answer. The
 viewers are asked over HTTP for a filtered list, newest first, and for one rollout: the median of five, after one that is not counted.
 """
 
@@ -82,6 +83,8 @@ def _asked(run: Path, database: Path, *, python: Path) -> dict[str, Any]:
     begun = time.monotonic()
     subprocess.run([python.with_name("scout"), "db", "index", database], check=True, capture_output=True)
     found: dict[str, Any] = {"scout_index_s": round(time.monotonic() - begun, 2)}
+    nothing = [[*RL, "sql", str(run), "SELECT 1"], [str(python), "-c", "import inspect_scout"]]
+    found["start"] = dict(zip(("rl_s", "scout_s"), (_timed(words)[0] for words in nothing), strict=True))
     with RunLog(run) as log:
         ((rollout,),) = log.query("SELECT rollout_id FROM learner WHERE learner_logprob IS NOT NULL ORDER BY n_tokens DESC LIMIT 1").rows
     script = Path(__file__).with_name("scout_questions.py")
