@@ -4,9 +4,9 @@ python -m benchmarks.export [--rollouts 20000] [--scout PYTHON]
 
 The run is synthetic, with the real schema. Rows a second and peak memory are those of the whole command, its start included. A question's
 time is that of one command from start to answer, the median of three: `rl sql` on the run's log, or the Python of Scout's environment with
-a script of benchmarks/scout_questions.py on the exported database, whose index was made before (`start`: a command that asks
-nothing). Both must give the same answer. The
-viewers are asked over HTTP for a filtered list, newest first, and for one rollout: the median of five, after one that is not counted.
+a script of benchmarks/scout_questions.py on the exported database, whose index was made before; `start` is a command that asks nothing.
+Both must give the same answer. The viewers are asked over HTTP for a filtered list, newest first, and for one rollout: the median of five,
+after one that is not counted.
 """
 
 import argparse
