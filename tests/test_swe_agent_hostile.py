@@ -9,7 +9,7 @@ import pytest
 from configs.schema import ContainersConfig
 from environments.containers.base import ContainerError, ContainerSpec
 from environments.containers.make import SharedContainers, use_containers
-from environments.swe.agent_box import AgentBox, AgentFiles, BoxEnded
+from environments.swe.agent_box import AgentBox, BoxEnded
 from environments.swe.records import Patch
 from environments.swe.tool_bodies import Create, Edit
 from tests.repo_image import REPO_IMAGE, Talk, engine, talk, task_folder
@@ -189,12 +189,12 @@ def take(n):
     data = b""
     while len(data) < n: data += os.read(0, n - len(data))
     return data
-take(int(take(8)))
+for _ in range(3): take(int.from_bytes(take(8), "big"))
+os.write(1, b"+")
 def request():
     n, m = struct.unpack(">II", take(8)); r = json.loads(take(n)); take(m); return r
 def answer(header, data=b""):
     text = json.dumps(header).encode(); os.write(1, struct.pack(">II", len(text), len(data)) + text + data)
-answer({"id": request()["id"]})
 r = request()
 """
 
@@ -220,8 +220,8 @@ def test_a_driver_that_was_taken_over_ends_the_container(
     async def main() -> None:
         shared = SharedContainers.take()
         try:
-            spec = ContainerSpec(image=REPO_IMAGE, command=("python3", "-c", _READ + program))
-            box = await AgentBox.start(shared.containers, spec, AgentFiles(tar=b"", removed=()))
+            spec = ContainerSpec(image=REPO_IMAGE, command=("python3", "-c", _READ + program), fills=True)
+            box = await AgentBox.start(shared.containers, spec, [])
             with pytest.raises(BoxEnded) as caught:
                 await box.bash("ls", seconds=5.0, keep=1000)
             assert why in str(caught.value)

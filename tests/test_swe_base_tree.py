@@ -2,8 +2,10 @@
 
 import asyncio
 import io
+import os
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +13,11 @@ from typing import Any, TypeVar
 import pytest
 
 from environments.swe import base_tree
+from environments.swe.agent_box import read_changes
 from environments.swe.base_tree import BaseTree
+from environments.swe.inside.driver_changes import Changes
+from environments.swe.inside.stage import fill
 from environments.swe.records import Patch, PatchError, RepoTask, TreeChange
-from environments.swe.tree_tar import read_tree
 
 T = TypeVar("T")
 IMAGE_FILES = {
@@ -45,6 +49,17 @@ def tar_of(files: Mapping[bytes, bytes], *, links: Mapping[bytes, bytes] | None 
         fifo.type = tarfile.FIFOTYPE
         tar.addfile(fifo)
     return packed.getvalue()
+
+
+async def handed_in(base: BaseTree, files: Mapping[bytes, bytes], *, links: Mapping[bytes, bytes], programs: tuple[bytes, ...]) -> Patch:
+    """The patch of a work folder with these files, as the driver tells it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = os.fsencode(name)
+        listed = [(path, 0o100755 if path in programs else 0o100644, None, data) for path, data in files.items()]
+        fill(folder, [], [*listed, *((path, 0o120000, None, target) for path, target in links.items())])
+        os.mkfifo(os.path.join(folder, b"fifo"))
+        found = Changes(folder, await base.listing(), most=1 << 30)
+        return await base.diff(read_changes(b"".join(found.data())))
 
 
 class OneImage:
@@ -93,11 +108,11 @@ def refused(*parts: bytes) -> str:
 def test_what_changed_comes_back_from_the_patch() -> None:
     """Any bytes in names and contents, CRLF, links, modes, deletions, a file in a folder's place."""
     after = {b"lib/calc.py": b"def add(a, b):\r\n    return a + b\r\n", ODD: bytes(range(256)), b"README": b"no end", b"new/deep/x": b""}
-    tar = tar_of({**after, b"lib": b"", b"run": b"#!/bin/sh\n"}, links={b"link": b"lib/calc.py", b"dead": b"nowhere"})
+    files = {**after, b"lib": b"", b"run": b"#!/bin/sh\n"}
+    del files[b"lib/calc.py"]
 
     async def work(base: BaseTree) -> tuple[Patch, tuple[TreeChange, ...]]:
-        after.pop(b"lib/calc.py")
-        patch = await base.diff(tar)
+        patch = await handed_in(base, files, links={b"link": b"lib/calc.py", b"dead": b"nowhere"}, programs=())
         return patch, await base.apply(patch)
 
     patch, changes = on_base(work)
@@ -115,7 +130,7 @@ def test_what_changed_comes_back_from_the_patch() -> None:
 
 def test_an_unchanged_tree_is_an_empty_patch() -> None:
     files = {**IMAGE_FILES, OVERLAY[0].path: OVERLAY[0].data}
-    patch = on_base(lambda base: base.diff(tar_of(files, links={b"link": b"README"}, programs=(b"run",))))
+    patch = on_base(lambda base: handed_in(base, files, links={b"link": b"README"}, programs=(b"run",)))
     assert patch.data == b""
 
 
@@ -125,7 +140,7 @@ def test_git_byte_code_and_droppings_are_left_out_but_ignored_files_are_not() ->
         files[path] = b"x"
 
     async def work(base: BaseTree) -> tuple[TreeChange, ...]:
-        return await base.apply(await base.diff(tar_of(files, links={b"link": b"README"}, programs=(b"run",))))
+        return await base.apply(await handed_in(base, files, links={b"link": b"README"}, programs=(b"run",)))
 
     assert [change.path for change in on_base(work)] == [b".gitignore", b"build/kept.py"]
 
@@ -186,12 +201,12 @@ def test_what_is_too_large_is_refused_by_the_name_of_the_limit(monkeypatch: pyte
     monkeypatch.setattr(base_tree, "MOST_PATCH_FILES", 3)
     assert "4 files; the limit is 3" in refused(*(new_file(f"f{number}") for number in range(4)))
     with pytest.raises(PatchError, match="files are changed; the limit is 3"):
-        on_base(lambda base: base.diff(tar_of({b"%d" % number: b"" for number in range(9)})))
+        on_base(lambda base: base.diff([TreeChange(path=b"%d" % number, mode=0o100644) for number in range(9)]))
     monkeypatch.setattr(base_tree, "MOST_PATCH_BYTES", 2000)
     assert "the limit is 2000" in refused(new_file("x", "y" * 3000))
     monkeypatch.setattr(base_tree, "MOST_FILE_BYTES", 1 << 20)
     with pytest.raises(PatchError, match="larger than 1 MiB"):
-        on_base(lambda base: base.diff(tar_of({b"big": bytes(2 << 20)})))
+        on_base(lambda base: base.diff([TreeChange(path=b"big", mode=0o100644, data=bytes(2 << 20))]))
 
 
 def test_a_patch_that_unpacks_to_far_more_than_its_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,16 +221,10 @@ def test_a_patch_that_unpacks_to_far_more_than_its_size_is_refused(monkeypatch: 
 
 
 def test_the_agents_repository_has_one_commit_and_no_trace_of_the_original(tmp_path: Path) -> None:
-    tar = on_base(lambda base: base.agent_files())
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        assert {(entry.uid, entry.gid) for entry in archive} == {(1000, 1000)}
-        archive.extractall(tmp_path / "work", filter="fully_trusted")
-    for path, data in IMAGE_FILES.items():
-        (tmp_path / "work" / path.decode()).parent.mkdir(exist_ok=True)
-        if path != OVERLAY[0].path:
-            (tmp_path / "work" / path.decode()).write_bytes(data)
-    (tmp_path / "work" / "run").chmod(0o755)
-    (tmp_path / "work" / "link").symlink_to("README")
+    files = [(path, 0o100644, None, data) for path, data in IMAGE_FILES.items() if path != b"run"]
+    files = [(b"lib", 0o40755, None, b""), *files, (b"run", 0o100755, None, b"#!/bin/sh\n"), (b"link", 0o120000, None, b"README")]
+    (tmp_path / "work").mkdir()
+    fill(os.fsencode(tmp_path / "work"), files, on_base(lambda base: base.agent_files()))
 
     def git(*arguments: str) -> str:
         command = ["git", "-c", "safe.directory=*", *arguments]
@@ -253,23 +262,3 @@ def test_settings_of_the_machine_do_not_reach_git(tmp_path: Path, monkeypatch: p
 def test_new_names_are_the_highest_that_the_base_lacks() -> None:
     changes = [TreeChange(path=path, mode=0o100644) for path in (b"lib/new.py", b"lib/calc.py", b"pkg/a/b.py", b"top.py")]
     assert on_base(lambda base: base.new_names(changes)) == ("lib/new.py", "pkg", "top.py")
-
-
-def test_hard_links_cannot_make_a_tree_larger_than_its_archive() -> None:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        big = tarfile.TarInfo("testbed/big")
-        big.size = 1 << 16
-        tar.addfile(big, io.BytesIO(bytes(big.size)))
-        for number in range(100):
-            link = tarfile.TarInfo(f"testbed/link{number}")
-            link.type, link.linkname = tarfile.LNKTYPE, "testbed/big"
-            tar.addfile(link)
-    with pytest.raises(PatchError, match="hard links make the work folder larger"):
-        list(read_tree(packed.getvalue(), most_file_bytes=1 << 16))
-    lone = io.BytesIO()
-    with tarfile.open(fileobj=lone, mode="w") as tar:
-        link.linkname = "testbed/gone"
-        tar.addfile(link)
-    with pytest.raises(PatchError, match="hard link to a file that is not in the work folder"):
-        list(read_tree(lone.getvalue(), most_file_bytes=1 << 16))

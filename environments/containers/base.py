@@ -63,6 +63,10 @@ class ContainerSpec:
     """Its content in the image, with owners and modes, is copied into a fresh volume of `limits.disk_mb`; also the working directory."""
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: ContainerLimits = field(default_factory=ContainerLimits)
+    fills: bool = False
+    """The work folder is an empty tmpfs, which the main process fills with what it reads; the engine neither puts files there nor takes
+    any out. The agent's is the agent's. The tester's is root's, and so is its main process, with the capabilities to become the tester
+    and no others: it must do that before it runs anything of the folder."""
     held: bool = False
     """An episode keeps it between its turns: it is not counted among the containers alive at a time and never waits for one of them to
     end. In lockstep that end may come only after the turns of all other episodes. Whoever holds it bounds the work done in it."""
@@ -123,7 +127,7 @@ class Container(Protocol):
 
     async def put(self, folder: str, tar: bytes) -> None:
         """Unpack a tar below the work folder, by the engine, with the owners and modes that it states. Also before the main process has
-        been sent anything."""
+        been sent anything. Not of a container that `fills` its folder."""
         ...
 
     async def wait(self) -> Exit:

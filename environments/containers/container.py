@@ -38,10 +38,10 @@ class DockerContainer:
         engine: Engine,
         stream: Stream,
         work_dir: str,
-        folder: WorkFolder,
+        folder: WorkFolder | None,
         in_thread: Threads,
     ) -> None:
-        """`folder`: what `work_dir` is to be filled with."""
+        """`folder`: what `work_dir` is to be filled with; None: its main process does that."""
         self._id, self._engine, self._stream, self._in_thread = id, engine, stream, in_thread
         self.removed: Callable[[DockerContainer], None] = lambda _: None
         """Called once, when nothing of the container is left."""
@@ -100,6 +100,8 @@ class DockerContainer:
 
     async def put(self, folder: str, tar: bytes) -> None:
         """See Container.put."""
+        if self._folder is None:
+            raise ContainerError("the engine cannot put files into a container that fills its work folder itself")
         if self._filling is None and posixpath.normpath(folder) == posixpath.normpath(self._work_dir):
             await self._filled(tar)
             return
@@ -124,6 +126,8 @@ class DockerContainer:
         return not self._stream.ended
 
     async def _filled(self, more: bytes = b"") -> None:
+        if self._folder is None:
+            return
         if self._filling is None:
             self._filling = asyncio.ensure_future(self._fill(self._folder.with_more(more)))
         await asyncio.shield(self._filling)

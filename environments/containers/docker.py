@@ -115,8 +115,9 @@ class DockerContainers:
         return await asyncio.shield(task)
 
     async def _create(self, spec: ContainerSpec) -> DockerContainer:
-        engine, folder = await self._engine(), await self._folder(spec)
-        config = container_config(spec, labels=self._labels, runtime=self._runtime, folder=folder.mount_options)
+        engine, folder = await self._engine(), None if spec.fills else await self._folder(spec)
+        options = "" if folder is None else folder.mount_options
+        config = container_config(spec, labels=self._labels, runtime=self._runtime, folder=options)
 
         def run() -> tuple[str, socket.socket]:
             container = engine.create(config)

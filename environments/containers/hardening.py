@@ -25,27 +25,23 @@ _GO = "go"
 START_LINE = b"\n"
 """What a container's main process waits for: its work folder can be filled only once it runs."""
 _BUILD_MEMORY = 4 << 30
+_BECOME_CAPABILITIES = ("SETGID", "SETUID")
 _BUILD_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID")
 
 
 def container_config(spec: ContainerSpec, *, labels: Mapping[str, str], runtime: str, folder: str) -> dict[str, Any]:
-    """Body of the engine's create call. `folder`: tmpfs options for owner and mode of the work folder."""
+    """Body of the engine's create call. `folder`: tmpfs options for owner and mode of a work folder that the engine fills."""
     uid, limits = UIDS[spec.user], spec.limits
+    first = 0 if spec.fills and spec.user == "tester" else uid
     size = tmpfs_size(limits.disk_mb)
-    volume = {
-        "Type": "volume",
-        "Target": spec.work_dir,
-        "VolumeOptions": {
-            "NoCopy": True,  # what the engine copied would be on a tmpfs that it unmounts again before the start
-            "Labels": dict(labels),
-            "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": f"{size},nosuid,nodev,{folder}"}},
-        },
-    }
+    tmpfs = {"/tmp": f"{size},mode=1777,nosuid,nodev,exec", HOME: f"{size},mode=755,uid={uid},gid={uid},nosuid,nodev,exec"}
+    if spec.fills:
+        tmpfs[spec.work_dir] = f"{size},mode=755,uid={first},gid={first},nosuid,nodev,exec"
     return {
         "Image": spec.image,
-        "Entrypoint": ["/bin/sh", "-c", f'read -r {_GO} && exec "$@"', "sh"],
-        "Cmd": list(spec.command),
-        "User": f"{uid}:{uid}",
+        "Entrypoint": list(spec.command) if spec.fills else ["/bin/sh", "-c", f'read -r {_GO} && exec "$@"', "sh"],
+        "Cmd": [] if spec.fills else list(spec.command),
+        "User": f"{first}:{first}",
         "WorkingDir": spec.work_dir,
         "Hostname": "box",
         "StopSignal": "SIGKILL",
@@ -62,13 +58,27 @@ def container_config(spec: ContainerSpec, *, labels: Mapping[str, str], runtime:
                 memory=limits.memory_mb << 20,
                 processes=limits.processes,
                 cpus=limits.cpus,
-                tmpfs={"/tmp": f"{size},mode=1777,nosuid,nodev,exec", HOME: f"{size},mode=755,uid={uid},gid={uid},nosuid,nodev,exec"},
+                tmpfs=tmpfs,
                 ulimits={"core": 0, "nofile": 4096},
                 runtime=runtime,
             ),
             "IpcMode": "private",
             "ShmSize": _SHARED_MEMORY,
-            "Mounts": [volume],
+            "Mounts": [] if spec.fills else [_volume(spec, labels=labels, options=f"{size},nosuid,nodev,{folder}")],
+            "CapAdd": list(_BECOME_CAPABILITIES) if first != uid else [],
+        },
+    }
+
+
+def _volume(spec: ContainerSpec, *, labels: Mapping[str, str], options: str) -> dict[str, Any]:
+    """A work folder that the engine's file calls reach, which do not see a container's own tmpfs."""
+    return {
+        "Type": "volume",
+        "Target": spec.work_dir,
+        "VolumeOptions": {
+            "NoCopy": True,  # what the engine copied would be on a tmpfs that it unmounts again before the start
+            "Labels": dict(labels),
+            "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": options}},
         },
     }
 

@@ -8,11 +8,11 @@ does not do leaves `step` as a ContainerError. The episode ends with an accepted
 import asyncio
 import os
 
-from environments.containers.base import ArchiveTooLarge, Containers, ContainerSpec
+from environments.containers.base import Containers, ContainerSpec
 from environments.per_loop import PerLoop
 from environments.records import Budget, Message, SandboxInfo, StepResult, StopReason, Task
 from environments.reply import ToolCall, ToolCallError
-from environments.swe.agent_box import AgentBox, AgentFiles, BoxEnded, CallRefused, driver_command
+from environments.swe.agent_box import AgentBox, BoxEnded, CallRefused, driver_command
 from environments.swe.agent_options import AgentOptions
 from environments.swe.base_tree import BaseTree
 from environments.swe.folder import read_task
@@ -147,13 +147,12 @@ class RepoAgent:
         """How the work folder differs from what the agent was given; or why there is nothing to submit."""
         if self._box is None or self._base is None:
             return "no file was changed"
-        await self._box.stop_programs()
         restarted = "all that ran was ended, the next call starts a fresh shell"
         try:
-            tar = await self._box.container.archive(self._task().work_dir, max_bytes=self._options.submit_mb << 20)
-            patch = await self._base.diff(tar)
-        except ArchiveTooLarge:
-            return f"{self._task().work_dir} is larger than {self._options.submit_mb} MiB; remove what does not belong there ({restarted})"
+            changes = await self._box.changes(await self._base.listing(), most=self._options.submit_mb << 20)
+            patch = await self._base.diff(changes)
+        except CallRefused as error:
+            return f"{error}; remove what does not belong there ({restarted})"
         except PatchError as error:
             return f"{error} ({restarted})"
         return f"no file was changed ({restarted})" if patch.empty else patch
@@ -163,10 +162,8 @@ class RepoAgent:
         if self._box is None:
             task = self._task()
             self._base = self._base or await BaseTree.of(task, containers)
-            removed = tuple(change.path for change in task.overlay if change.mode is None)
-            files = AgentFiles(tar=await self._base.agent_files(), removed=removed)
             digest = self._info.image_digest or await containers.image_id(task.image)
-            self._box = await AgentBox.start(containers, _spec(task), files)
+            self._box = await AgentBox.start(containers, _spec(task), await self._base.agent_files())
             self._info = SandboxInfo(image_digest=digest, refs=(*self._info.refs, self._box.container.id))
         return self._box
 
@@ -215,5 +212,11 @@ def _spec(task: RepoTask) -> ContainerSpec:
 
     command = driver_command(task.work_dir)
     return ContainerSpec(
-        image=task.image, command=command, work_dir=task.work_dir, environment=_ENVIRONMENT, limits=container_limits(), held=True
+        image=task.image,
+        command=command,
+        work_dir=task.work_dir,
+        environment=_ENVIRONMENT,
+        limits=container_limits(),
+        fills=True,
+        held=True,
     )

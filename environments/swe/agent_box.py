@@ -7,34 +7,23 @@ import asyncio
 import contextlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from environments.containers.base import Container, ContainerError, Containers, ContainerSpec, Exit
 from environments.records import Json
+from environments.swe.changes import FILE, LINK, PROGRAM, check_path
+from environments.swe.records import TreeChange
+from environments.swe.staging import File, boot_command, program_frame, stage
 
-_INSIDE = Path(__file__).with_name("inside")
-_MODULES = ("driver_files", "driver")
-_BOOT = """import json, os, sys, types
-def take(n):
-    data = b""
-    while len(data) < n:
-        data += os.read(0, n - len(data)) or sys.exit()
-    return data
-for name, source in json.loads(take(int(take(8)))):
-    module = sys.modules[name] = types.ModuleType(name)
-    exec(compile(source, name, "exec"), module.__dict__)
-module.main()
-"""
-"""The driver comes over stdin, not as an argument: a listing of processes would show it to the agent."""
-_START_SECONDS = 120.0
+_MODULES = ("droppings", "driver_files", "driver_changes", "driver")
+_RUN = "module.main()"
 _GRACE_SECONDS = 30.0
 """Over a call's own deadline."""
 _END_SECONDS = 10.0
 """For the engine to say how a main process ended whose outputs are closed."""
-_LARGEST_HEADER = 1 << 16
+_CHANGES_SECONDS = 120.0
+_LARGEST_HEADER, _LARGEST_LISTING = 1 << 16, 1 << 25
 _KILLED = 137
 
 
@@ -60,14 +49,6 @@ class Shown:
     """Exit code of the command, or of the shell."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AgentFiles:
-    """How the agent's work folder differs from the image's."""
-
-    tar: bytes
-    removed: tuple[bytes, ...]
-
-
 class AgentBox:
     """A running container with its driver."""
 
@@ -76,22 +57,17 @@ class AgentBox:
         self._calls = 0
 
     @classmethod
-    async def start(cls, containers: Containers, spec: ContainerSpec, files: AgentFiles) -> "AgentBox":
-        """Start a container and put the files there. Raises ContainerError, EngineUnavailable, ImageMissing."""
+    async def start(cls, containers: Containers, spec: ContainerSpec, files: Sequence[File]) -> "AgentBox":
+        """Start a container whose work folder is the image's and the files over it. Raises ContainerError, EngineUnavailable,
+        ImageMissing."""
         container = await containers.start(spec)
-        box = cls(container)
         try:
-            await container.write(_driver())
-            removed = [path.decode("utf-8", "surrogateescape") for path in files.removed]
-            await box._ask("unpack", files.tar, seconds=_START_SECONDS, most=0, removed=removed)
-        except (BoxEnded, CallRefused) as error:
-            detail = container.errors().decode(errors="replace").strip()[-300:]
-            await container.remove()
-            raise ContainerError(f"the agent's container could not be prepared: {error} {detail}".strip()) from None
+            program = program_frame(_MODULES, after=_RUN)
+            await stage(containers, container, image=spec.image, work_dir=spec.work_dir, program=program, changes=files)
         except BaseException:
             await container.remove()
             raise
-        return box
+        return cls(container)
 
     async def bash(self, command: str, *, seconds: float, keep: int) -> Shown:
         """Run a command; at most `keep` bytes of its output are kept."""
@@ -130,9 +106,16 @@ class AgentBox:
         _, data = await self._ask("read", b"", seconds=_GRACE_SECONDS, most=most, path=path, size=most)
         return data
 
-    async def stop_programs(self) -> None:
-        """End all that runs in it but the driver."""
-        await self._ask("end", b"", seconds=_GRACE_SECONDS, most=0)
+    async def changes(self, listing: bytes, *, most: int) -> tuple[TreeChange, ...]:
+        """End all that runs in it but the driver; then how the work folder differs from the base, in at most `most` bytes.
+
+        `listing`: as git's ls-tree gives the base. Droppings of tools are left out. Raises CallRefused when it is too much.
+        """
+        _, data = await self._ask("changes", listing, seconds=_CHANGES_SECONDS, most=most + _LARGEST_LISTING, limit=most)
+        try:
+            return read_changes(data)
+        except (ValueError, RecursionError):
+            raise await self._lost("it did not answer as it must") from None
 
     async def close(self) -> None:
         """Remove the container."""
@@ -206,14 +189,23 @@ class _Gone(Exception):
     """No answer is to come, or none that can be read."""
 
 
-@cache
-def _driver() -> bytes:
-    """What a container's main process reads first."""
-    modules = [(f"environments.swe.inside.{name}", (_INSIDE / f"{name}.py").read_text()) for name in _MODULES]
-    text = json.dumps(modules).encode()
-    return b"%8d" % len(text) + text
+def read_changes(data: bytes) -> tuple[TreeChange, ...]:
+    """What the driver says of the work folder. Raises ValueError for what cannot be true."""
+    at = 8 + int.from_bytes(data[:8], "big")
+    listed = json.loads(data[8:at])
+    found: dict[bytes, TreeChange] = {}
+    for path, mode, size in listed:
+        change = TreeChange(path=path.encode("latin-1"), mode=mode, data=data[at : at + size])
+        check_path(change.path)
+        if mode not in (FILE, PROGRAM, LINK, None) or size != len(change.data) or change.path in found:
+            raise ValueError(f"{change.path!r} cannot be")
+        found[change.path] = change
+        at += size
+    if at != len(data):
+        raise ValueError("more than was said")
+    return tuple(found.values())
 
 
 def driver_command(work_dir: str) -> tuple[str, ...]:
     """Main process of an agent's container."""
-    return ("python3", "-I", "-S", "-c", _BOOT, work_dir)
+    return boot_command(work_dir)

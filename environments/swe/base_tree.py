@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Self
 from weakref import WeakKeyDictionary
 
-from environments.containers.base import AGENT_UID, Containers
-from environments.swe.changes import to_tar
+from environments.containers.base import Containers
 from environments.swe.git import GitError, git, make_repository, scratch_folder, scratch_repository
+from environments.swe.inside.droppings import is_dropping
 from environments.swe.links import check_links
 from environments.swe.records import Patch, PatchError, RepoTask, TreeChange
+from environments.swe.staging import File, as_files, tar_files
 from environments.swe.tree_tar import import_stream, read_tree, shown
 
 MOST_PATCH_BYTES = 8 << 20
@@ -33,7 +34,7 @@ MOST_FOLDERS = 2000
 """Above all changed files: each takes an inode, of which a container has few."""
 _MOST_REPOSITORIES, _KEPT_SECONDS = 64, 3600.0
 """In the cache: further ones go, the longest unused first, but none that was used within the hour."""
-_FORMAT = "1"
+_FORMAT = "2"
 _building: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
 
@@ -42,7 +43,7 @@ class BaseTree:
 
     def __init__(self, repository: Path, *, commit: str, overlay: Sequence[TreeChange]) -> None:
         self._repository, self._commit, self._overlay = repository, commit, tuple(overlay)
-        self._paths: frozenset[bytes] | None = None
+        self._listing: bytes | None = None
 
     @classmethod
     async def of(cls, task: RepoTask, containers: Containers) -> Self:
@@ -59,38 +60,42 @@ class BaseTree:
             commit = await _commit(repository, task.overlay)
         return cls(repository, commit=commit, overlay=task.overlay)
 
+    async def listing(self) -> bytes:
+        """All files and links, as git's ls-tree gives them."""
+        if self._listing is None:
+            self._listing = await git(self._repository, "ls-tree", "-r", "-z", self._commit)
+        return self._listing
+
     async def paths(self) -> frozenset[bytes]:
         """All files and links."""
-        if self._paths is None:
-            found = await git(self._repository, "ls-tree", "-r", "-z", "--name-only", self._commit)
-            self._paths = frozenset(found.split(b"\0")) - {b""}
-        return self._paths
+        return frozenset(line.partition(b"\t")[2] for line in (await self.listing()).split(b"\0")) - {b""}
 
     async def contents(self, paths: Collection[bytes]) -> dict[bytes, bytes]:
         """Content of those of the paths that the base has."""
         wanted = sorted(set(paths) & await self.paths())
-        listed = await git(self._repository, "ls-tree", "-r", "-z", self._commit) if wanted else b""
+        listed = await self.listing()
         ids = {path: head.split(b" ")[2] for head, _, path in (line.partition(b"\t") for line in listed.split(b"\0") if line)}
         blobs = await _blobs(self._repository, [ids[path] for path in wanted])
         return dict(zip(wanted, blobs, strict=True))
 
-    async def agent_files(self) -> bytes:
-        """A tar for the agent's work folder: the overlay's files, and a `.git` with one commit and nothing else."""
+    async def agent_files(self) -> list[File]:
+        """What the agent's work folder has over the image's: the overlay, and a `.git` with one commit and nothing else."""
         kept = self._repository / f"agent-{self._commit}.tar"
         if not kept.exists():
-            data = await self._pack_agent_files()
+            data = await self._pack_git_folder()
             scratch = kept.with_suffix(f".{os.getpid()}-{time.monotonic_ns()}")
             await asyncio.to_thread(scratch.write_bytes, data)
             scratch.replace(kept)
-        return await asyncio.to_thread(kept.read_bytes)
+        return [*as_files(self._overlay), *tar_files(kept.read_bytes())]
 
-    async def diff(self, tar: bytes) -> Patch:
-        """How the tree in a tar of a work folder differs from the base. Raises PatchError naming the limit, ValueError for no tar."""
+    async def diff(self, changes: Sequence[TreeChange]) -> Patch:
+        """The patch of what an agent did to the base, without the droppings of tools. Raises PatchError naming the limit."""
         tracked = await self.paths()
-        stream = await asyncio.to_thread(
-            lambda: import_stream(read_tree(tar, tracked=tracked, most_file_bytes=MOST_FILE_BYTES), ref="refs/heads/agent")
-        )
-        return await self._difference(stream)
+        kept = [change for change in changes if change.path in tracked or not is_dropping(change.path)]
+        for change in kept:
+            if len(change.data) > MOST_FILE_BYTES:
+                raise PatchError(f"file {shown(change.path)} is larger than {MOST_FILE_BYTES >> 20} MiB")
+        return await self.patch_of(kept)
 
     async def patch_of(self, changes: Sequence[TreeChange]) -> Patch:
         """The patch that makes these changes to the base. Raises PatchError naming the limit."""
@@ -143,7 +148,7 @@ class BaseTree:
                 found.add(first.decode("utf-8", "surrogateescape"))
         return tuple(sorted(found))
 
-    async def _pack_agent_files(self) -> bytes:
+    async def _pack_git_folder(self) -> bytes:
         pack = await git(self._repository, "pack-objects", "--revs", "--stdout", "-q", stdin=f"{self._commit}\n".encode())
         with scratch_folder() as folder:
             repository = folder / ".git"
@@ -152,7 +157,7 @@ class BaseTree:
             (repository / "refs" / "heads" / "main").write_text(f"{self._commit}\n")
             await git(repository, "read-tree", self._commit)
             (repository / "config").write_text(_AGENT_CONFIG)
-            return await asyncio.to_thread(_agent_tar, folder, self._overlay)
+            return await asyncio.to_thread(_git_tar, folder)
 
 
 _AGENT_CONFIG = """[core]
@@ -165,17 +170,10 @@ _AGENT_CONFIG = """[core]
 """
 
 
-def _agent_tar(folder: Path, overlay: Sequence[TreeChange]) -> bytes:
-    packed = io.BytesIO(to_tar(overlay, folders=True))
-
-    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = AGENT_UID
-        entry.uname = entry.gname = ""
-        entry.mtime = 0
-        return entry
-
-    with tarfile.open(fileobj=packed, mode="a", format=tarfile.GNU_FORMAT) as tar:
-        tar.add(folder / ".git", arcname=".git", filter=owned)
+def _git_tar(folder: Path) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(folder / ".git", arcname="testbed/.git")
     return packed.getvalue()
 
 

@@ -13,11 +13,12 @@ from typing import Literal
 
 from environments.containers.base import Containers
 from environments.swe.base_tree import BaseTree
+from environments.swe.inside.droppings import is_dropping
 from environments.swe.inside.suite_worker_paths import is_setting_path, is_test_path
 from environments.swe.patch_scan import judge_flags, scan_changes
 from environments.swe.records import Outcome, Patch, PatchError, RepoTask, SuiteRequest, TestOutcome, TreeChange
 from environments.swe.suite import run_guarded
-from environments.swe.tree_tar import is_dropping, shown
+from environments.swe.tree_tar import shown
 
 _MOST_NAMED = 3
 

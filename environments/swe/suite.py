@@ -7,34 +7,17 @@ gone before the result is there.
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
-from environments.containers.base import Container, ContainerError, Containers, ContainerSpec
-from environments.swe.changes import to_tar
-from environments.swe.records import SuiteRequest, SuiteResult, TreeChange
+from environments.containers.base import Containers, ContainerSpec
+from environments.swe.records import SuiteRequest, SuiteResult
+from environments.swe.staging import as_files, boot_command, program_frame, stage
 from environments.swe.suite_session import Flag, SuiteSession
 
-_PACKAGE = "environments.swe.inside"
 _MODULES = ("suite_worker_paths", "suite_worker_decoys", "suite_worker_guard", "suite_worker_watch", "suite_worker")
-_STAGE_SECONDS = 60.0
-_MAKE_WAY = """
-import os, shutil, sys
-gone, put = ([path for path in part.split(b"\\0") if path] for part in sys.stdin.buffer.read().split(b"\\0\\0"))
-for path in gone:
-    if os.path.lexists(path):
-        os.unlink(path)
-    folder = os.path.dirname(path)
-    while folder and os.path.isdir(folder) and not os.path.islink(folder) and not os.listdir(folder):
-        os.rmdir(folder)
-        folder = os.path.dirname(folder)
-for path in put:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-"""
-"""Run as the owner of the work folder, which root without capabilities is not."""
+_RUN = "import site; site.main(); sys.modules['environments.swe.inside.suite_worker'].main()"
+_RUN_COVERED = f"sys.modules['environments.swe.inside.suite_worker'].RECORDER = module.FunctionRecorder; {_RUN}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,46 +42,26 @@ async def run_guarded(
 ) -> GuardedRun:
     """As `run_suite`. `new_names`: paths that the base does not have; one that hides an installed module makes the run `tampered`."""
     started = time.monotonic()
-    spec = ContainerSpec(
-        image=image, command=("python3", "-I", "-c", worker_program(coverage=request.coverage)), user="tester", work_dir=work_dir
-    )
+    spec = ContainerSpec(image=image, command=boot_command(), user="tester", work_dir=work_dir, fills=True)
     container = await containers.start(spec)
     session = SuiteSession(container, request, new_names=new_names)
     try:
-        await _stage(container, request.changes, work_dir=work_dir)
+        await stage(
+            containers,
+            container,
+            image=image,
+            work_dir=work_dir,
+            program=_program(coverage=request.coverage),
+            changes=as_files(request.changes),
+        )
         await session.run()
     finally:
         await asyncio.shield(container.remove())
     return GuardedRun(result=replace(session.result(), seconds=time.monotonic() - started), flags=session.flags)
 
 
-@cache
-def worker_program(*, coverage: bool = False) -> str:
-    """Source of a container's main process: the modules of `inside` that it needs, put together."""
-    folder = Path(__file__).parent / "inside"
-    names = (*_MODULES, "coverage") if coverage else _MODULES
-    sources = {f"{_PACKAGE}.{name}": (folder / f"{name}.py").read_text() for name in names}
-    lines = [
-        "import sys, types",
-        f"for name, source in {sources!r}.items():",
-        "    module = sys.modules[name] = types.ModuleType(name)",
-        "    exec(compile(source, f'<{name.rpartition(\".\")[2]}>', 'exec'), module.__dict__)",
-        f"worker = sys.modules[{_PACKAGE + '.suite_worker'!r}]",
-        *([f"worker.RECORDER = sys.modules[{_PACKAGE + '.coverage'!r}].FunctionRecorder"] if coverage else []),
-        "del name, source, module",
-        "worker.main()",
-    ]
-    return "\n".join(lines)
-
-
-async def _stage(container: Container, changes: Sequence[TreeChange], *, work_dir: str) -> None:
-    """Bring the changes into the work folder."""
-    gone = [change.path for change in changes if change.mode is None]
-    if gone:
-        put = [change.path for change in changes if change.mode is not None]
-        data = b"\0".join(gone) + b"\0\0" + b"\0".join(put)
-        done = await container.exec(["python3", "-I", "-c", _MAKE_WAY], stdin=data, seconds=_STAGE_SECONDS, user="agent")
-        if done.exit_code != 0:
-            raise ContainerError(f"files could not be removed before the tests: {done.errors.decode(errors='replace')[-300:]}")
-    if len(gone) < len(changes):
-        await container.put(work_dir, to_tar(changes, uid=0, folders=True))
+def _program(*, coverage: bool) -> bytes:
+    """What a container's main process runs."""
+    if coverage:
+        return program_frame((*_MODULES, "coverage"), after=_RUN_COVERED)
+    return program_frame(_MODULES, after=_RUN)

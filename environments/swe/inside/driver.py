@@ -4,7 +4,7 @@ A request is two big-endian 32-bit lengths, a JSON object and data, on stdin; th
 `id`. At the end of stdin everything ends.
 
 The agent has the same uid, but cannot end this process, which is the container's init, and as long as the kernel lets it say so it cannot
-look into it either. If it did, it could forge answers; they reach nobody but the agent, and what it submits is taken by the engine.
+look into it either. If it did, it could forge answers; they reach nobody but the agent, and the most that they can come to is a patch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import sys
 import time
 from typing import Any, NamedTuple, cast
 
-from environments.swe.inside.driver_files import ToolError, create, edit, read, unpack
+from environments.swe.inside.driver_changes import Changes
+from environments.swe.inside.driver_files import ToolError, create, edit, read
 
 _CHUNK = 1 << 16
 """Also what a pipe holds."""
@@ -272,23 +273,27 @@ class Stream:
         return b"".join(parts)
 
 
-def answer(header: dict[str, Any], data: bytes = b"") -> None:
+def answer(header: dict[str, Any], data: bytes | Changes = b"") -> None:
     text = json.dumps(header).encode()
-    left = struct.pack(">II", len(text), len(data)) + text + data
+    size, parts = (len(data), iter((data,))) if isinstance(data, bytes) else (data.size, data.data())
+    _send(struct.pack(">II", len(text), size) + text)
+    for part in parts:
+        _send(part)
+
+
+def _send(data: bytes) -> None:
+    left = memoryview(data)
     while left:
         left = left[os.write(1, left) :]
 
 
-def serve(request: dict[str, Any], stream: Stream, shell: Shell) -> tuple[dict[str, Any], bytes]:
+def serve(request: dict[str, Any], stream: Stream, shell: Shell) -> tuple[dict[str, Any], bytes | Changes]:
     """The answer to a request, without its id."""
     op = request["op"]
-    if op == "unpack":
-        unpack(os.fsencode(shell.folder), stream, request["removed"])
-        return {}, b""
     data = stream.read(stream.left)
-    if op == "end":
+    if op == "changes":
         shell.end()
-        return {}, b""
+        return {}, Changes(os.fsencode(shell.folder), data, most=request["limit"])
     if op == "bash":
         shell.output.limit(request["keep"])
         result = shell.run(data, seconds=request["command_seconds"])
@@ -326,6 +331,7 @@ def main() -> None:
         if request is None:
             shell.end()
             return
+        data: bytes | Changes
         try:
             header, data = serve(request, stream, shell)
         except ToolError as error:

@@ -1,14 +1,12 @@
-"""Files of an agent's container: what the tools edit and create do, and the unpacking of what the agent gets. Standard library only,
+"""Files of an agent's container: what the tools edit and create do. Standard library only,
 Python 3.8 or newer: a part of the driver, which has the agent's own permissions and no others.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tarfile
-from typing import IO, Any, cast
+from typing import IO, cast
 
 LARGEST_FILE = 16 << 20
 """Of edit, bytes."""
@@ -128,33 +126,3 @@ def _opened(path: bytes, shown: str, flags: int) -> IO[bytes]:
         os.close(descriptor)
         raise ToolError(f"{shown} is no regular file")
     return cast("IO[bytes]", open(descriptor, "r+b" if flags & os.O_RDWR else "rb", buffering=0))
-
-
-def unpack(folder: bytes, stream: Any, removed: list[str]) -> None:
-    """Remove paths of a folder, and unpack a tar there, over what is there."""
-    for name in removed:
-        _clear(os.path.join(folder, os.fsencode(name)))
-    with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
-        for member in tar:
-            path = os.path.join(folder, member.name.encode("utf-8", "surrogateescape"))
-            if member.isdir():
-                os.makedirs(path, exist_ok=True)
-                continue
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            _clear(path)
-            if member.issym():
-                os.symlink(member.linkname.encode("utf-8", "surrogateescape"), path)
-            elif member.isfile():
-                with cast("IO[bytes]", tar.extractfile(member)) as content, open(path, "wb") as file:
-                    shutil.copyfileobj(content, file)
-                os.chmod(path, member.mode & 0o777)
-                os.utime(path, (member.mtime, member.mtime))
-
-
-def _clear(path: bytes) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except (IsADirectoryError, PermissionError):
-        os.rmdir(path)
