@@ -357,7 +357,7 @@ class ContainersConfig(Checked):
     host: str = ""
     """Address of the engine, `unix:///path`; empty: DOCKER_HOST, else one of `rl swe engine start`, else Docker's own place."""
     runtime: str = ""
-    """Name of the engine's runtime, for example `crun` (faster) or `runsc`; empty: the engine's default."""
+    """Name of the engine's runtime, for example `runsc`; empty: `crun` where the engine has it and it works, else the engine's default."""
     at_once: int = bounded(0, low=0, high=1024)
     """Containers of one process alive at a time; further ones wait. 0 means four a processor."""
     warm: int = bounded(0, low=0, high=64)

@@ -147,7 +147,7 @@ class Containers(Protocol):
         ...
 
     async def image_id(self, image: str) -> str:
-        """`sha256:...` of an image. Raises ImageMissing."""
+        """`sha256:...` of an image; of an id itself, which is not looked up. Raises ImageMissing."""
         ...
 
     async def image_bytes(self, image: str) -> int:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from environments.containers import images
 from environments.containers.base import ContainerError, ContainerSpec, ExecResult
@@ -22,6 +22,9 @@ from environments.containers.waiting import to_its_end
 from environments.containers.work_folder import WorkFolder
 
 T = TypeVar("T")
+_FASTER = "crun"
+"""A runtime that is taken where the engine lists it and no other is asked for. Some machines are not to its taste (control groups of
+both versions): when a first start fails with it and not without it, it is not tried again."""
 
 
 class DockerContainers:
@@ -32,6 +35,8 @@ class DockerContainers:
         besides."""
         at_once = at_once or 4 * (os.cpu_count() or 1)
         self._host, self._runtime, self._labels = host, runtime, dict[str, str]()
+        self._runtimes: tuple[str, ...] = (runtime,)
+        """To be tried in this order; empty: the engine's default."""
         self._turns = asyncio.Semaphore(at_once)
         self._n_threads = 2 * (at_once + warm)
         self._threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="engine")
@@ -51,6 +56,8 @@ class DockerContainers:
 
     async def image_id(self, image: str) -> str:
         """See Containers.image_id."""
+        if image.startswith("sha256:"):
+            return image
         engine = await self._engine()
         return str((await self.in_thread(lambda: engine.image(image)))["Id"])
 
@@ -117,21 +124,18 @@ class DockerContainers:
     async def _create(self, spec: ContainerSpec) -> DockerContainer:
         engine, folder = await self._engine(), None if spec.fills else await self._folder(spec)
         options = "" if folder is None else folder.mount_options
-        config = container_config(spec, labels=self._labels, runtime=self._runtime, folder=options)
 
         def run() -> tuple[str, socket.socket]:
-            container = engine.create(config)
-            connection = None
+            first, *others = self._runtimes
+            config = container_config(spec, labels=self._labels, runtime=first, folder=options)
             try:
-                connection = engine.attach(container)
-                engine.start(container)
-            except BaseException:
-                if connection is not None:
-                    connection.close()
-                with contextlib.suppress(ContainerError):
-                    engine.remove(container)
-                raise
-            return container, connection
+                return _run(engine, config)
+            except ContainerError:
+                if not others:
+                    raise
+            made = _run(engine, container_config(spec, labels=self._labels, runtime=others[0], folder=options))
+            self._runtimes = tuple(others)
+            return made
 
         id, connection = await self.in_thread(run)
         stream = await Stream.open(connection)
@@ -171,6 +175,8 @@ class DockerContainers:
         engine = Engine(host=self._host, connections=self._n_threads)
         try:
             self._labels = {OWNER_LABEL: own(engine.address)}
+            if not self._runtime and _FASTER in engine.info()["Runtimes"]:
+                self._runtimes = (_FASTER, "")
         except BaseException:
             engine.close()
             raise
@@ -193,3 +199,19 @@ class DockerContainers:
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
+
+
+def _run(engine: Engine, config: Mapping[str, Any]) -> tuple[str, socket.socket]:
+    """A container that is attached to and started, and the connection. Nothing is left when it fails."""
+    container = engine.create(config)
+    connection = None
+    try:
+        connection = engine.attach(container)
+        engine.start(container)
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        with contextlib.suppress(ContainerError):
+            engine.remove(container)
+        raise
+    return container, connection

@@ -162,9 +162,8 @@ class RepoAgent:
         if self._box is None:
             task = self._task()
             self._base = self._base or await BaseTree.of(task, containers)
-            digest = self._info.image_digest or await containers.image_id(task.image)
-            self._box = await AgentBox.start(containers, _spec(task), await self._base.agent_files())
-            self._info = SandboxInfo(image_digest=digest, refs=(*self._info.refs, self._box.container.id))
+            self._box = await AgentBox.start(containers, _spec(task, self._base.image_id), await self._base.agent_files())
+            self._info = SandboxInfo(image_digest=self._base.image_id, refs=(*self._info.refs, self._box.container.id))
         return self._box
 
     async def _drop_box(self) -> None:
@@ -207,12 +206,12 @@ class SharedAgents(PerLoop):
         await self._shared.release()
 
 
-def _spec(task: RepoTask) -> ContainerSpec:
+def _spec(task: RepoTask, image_id: str) -> ContainerSpec:
     from environments.containers.make import container_limits
 
     command = driver_command(task.work_dir)
     return ContainerSpec(
-        image=task.image,
+        image=image_id,
         command=command,
         work_dir=task.work_dir,
         environment=_ENVIRONMENT,

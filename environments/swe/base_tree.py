@@ -7,12 +7,12 @@ at in scratch repositories that borrow its objects.
 
 import asyncio
 import hashlib
-import io
+import marshal
 import os
 import shutil
-import tarfile
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -22,7 +22,7 @@ from environments.swe.git import GitError, git, make_repository, scratch_folder,
 from environments.swe.inside.droppings import is_dropping
 from environments.swe.links import check_links
 from environments.swe.records import Patch, PatchError, RepoTask, TreeChange
-from environments.swe.staging import File, as_files, tar_files
+from environments.swe.staging import File, as_files
 from environments.swe.tree_tar import import_stream, read_tree, shown
 
 MOST_PATCH_BYTES = 8 << 20
@@ -35,15 +35,32 @@ MOST_FOLDERS = 2000
 _MOST_REPOSITORIES, _KEPT_SECONDS = 64, 3600.0
 """In the cache: further ones go, the longest unused first, but none that was used within the hour."""
 _FORMAT = "2"
+_HEAD_BYTES = 16
+"""About an object, before its content."""
+_MOST_KNOWN = 64
 _building: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """What git was asked of a commit once."""
+
+    tree: str
+    """Id."""
+    listing: bytes
+
+
+_known: dict[tuple[Path, str], _Known] = {}
+"""The last that were asked for."""
 
 
 class BaseTree:
     """The base of one task. Methods may be called at the same time."""
 
-    def __init__(self, repository: Path, *, commit: str, overlay: Sequence[TreeChange]) -> None:
+    def __init__(self, repository: Path, *, image_id: str, commit: str, overlay: Sequence[TreeChange]) -> None:
         self._repository, self._commit, self._overlay = repository, commit, tuple(overlay)
-        self._listing: bytes | None = None
+        self.image_id = image_id
+        """Of the task's image."""
 
     @classmethod
     async def of(cls, task: RepoTask, containers: Containers) -> Self:
@@ -58,13 +75,11 @@ class BaseTree:
                 await asyncio.to_thread(_prune)
             os.utime(repository)
             commit = await _commit(repository, task.overlay)
-        return cls(repository, commit=commit, overlay=task.overlay)
+        return cls(repository, image_id=image_id, commit=commit, overlay=task.overlay)
 
     async def listing(self) -> bytes:
         """All files and links, as git's ls-tree gives them."""
-        if self._listing is None:
-            self._listing = await git(self._repository, "ls-tree", "-r", "-z", self._commit)
-        return self._listing
+        return (await self._known()).listing
 
     async def paths(self) -> frozenset[bytes]:
         """All files and links."""
@@ -80,13 +95,25 @@ class BaseTree:
 
     async def agent_files(self) -> list[File]:
         """What the agent's work folder has over the image's: the overlay, and a `.git` with one commit and nothing else."""
-        kept = self._repository / f"agent-{self._commit}.tar"
+        kept = self._repository / f"agent-{self._commit}"
         if not kept.exists():
-            data = await self._pack_git_folder()
-            scratch = kept.with_suffix(f".{os.getpid()}-{time.monotonic_ns()}")
-            await asyncio.to_thread(scratch.write_bytes, data)
-            scratch.replace(kept)
-        return [*as_files(self._overlay), *tar_files(kept.read_bytes())]
+            await self._keep(kept, marshal.dumps(await self._pack_git_folder()))
+        return [*as_files(self._overlay), *marshal.loads(kept.read_bytes())]
+
+    async def _known(self) -> _Known:
+        key = (self._repository, self._commit)
+        if key not in _known:
+            tree = (await git(self._repository, "rev-parse", f"{self._commit}^{{tree}}")).decode().strip()
+            _known[key] = _Known(tree=tree, listing=await git(self._repository, "ls-tree", "-r", "-z", self._commit))
+            while len(_known) > _MOST_KNOWN:
+                del _known[next(iter(_known))]
+        return _known[key]
+
+    async def _keep(self, path: Path, data: bytes) -> None:
+        """Write a file that others may write or read at the same time."""
+        scratch = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}")
+        await asyncio.to_thread(scratch.write_bytes, data)
+        scratch.replace(path)
 
     async def diff(self, changes: Sequence[TreeChange]) -> Patch:
         """The patch of what an agent did to the base, without the droppings of tools. Raises PatchError naming the limit."""
@@ -99,17 +126,14 @@ class BaseTree:
 
     async def patch_of(self, changes: Sequence[TreeChange]) -> Patch:
         """The patch that makes these changes to the base. Raises PatchError naming the limit."""
-        tree = (await git(self._repository, "rev-parse", f"{self._commit}^{{tree}}")).decode().strip()
-        return await self._difference(import_stream(changes, ref="refs/heads/agent", tree=tree))
-
-    async def _difference(self, stream: bytes) -> Patch:
-        """What a commit that fast-import makes in a scratch repository changes."""
+        if len(changes) > MOST_PATCH_FILES:
+            raise PatchError(f"{len(changes)} files are changed; the limit is {MOST_PATCH_FILES}")
+        if not changes:
+            return Patch(data=b"")
+        stream = import_stream(changes, ref="refs/heads/agent", tree=(await self._known()).tree)
         async with scratch_repository(self._repository) as scratch:
             await git(scratch, "fast-import", "--quiet", "--done", stdin=stream)
             sides = (self._commit, "refs/heads/agent")
-            names = await git(scratch, "diff-tree", "-r", "-z", "--name-only", "--no-renames", *sides)
-            if (count := names.count(b"\0")) > MOST_PATCH_FILES:
-                raise PatchError(f"{count} files are changed; the limit is {MOST_PATCH_FILES}")
             options = ("--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "--unified=3")
             data = await git(scratch, "diff-tree", "-r", "-p", *options, *sides, most_bytes=MOST_PATCH_BYTES)
         return Patch(data=data)
@@ -119,15 +143,18 @@ class BaseTree:
         if len(patch.data) > MOST_PATCH_BYTES:
             raise PatchError(f"the patch has {len(patch.data)} bytes; the limit is {MOST_PATCH_BYTES}")
         async with scratch_repository(self._repository) as scratch:
-            await git(scratch, "read-tree", self._commit)
+            index = self._repository / f"index-{self._commit}"
+            if not index.exists():
+                await git(scratch, "read-tree", self._commit)
+                await self._keep(index, (scratch / "index").read_bytes())
+            (scratch / "index").write_bytes(index.read_bytes())
             try:
                 await git(scratch, "apply", "--cached", "--whitespace=nowarn", "-p1", "-", stdin=patch.data)
             except GitError as error:
                 raise PatchError(f"the patch does not apply: {error}") from error
             raw = await git(scratch, "diff-index", "--cached", "--raw", "-z", "--full-index", "--no-renames", self._commit)
             changed = _parse_raw(raw)
-            await _check_sizes(scratch, changed)
-            blobs = await _blobs(scratch, [blob for _, mode, blob in changed if mode is not None])
+            blobs = await _blobs(scratch, [blob for _, mode, blob in changed if mode is not None], most_bytes=MOST_CHANGED_BYTES)
             data = iter(blobs)
             changes = tuple(TreeChange(path=path, mode=mode, data=b"" if mode is None else next(data)) for path, mode, _ in changed)
             if any(change.mode == 0o120000 for change in changes):
@@ -148,7 +175,7 @@ class BaseTree:
                 found.add(first.decode("utf-8", "surrogateescape"))
         return tuple(sorted(found))
 
-    async def _pack_git_folder(self) -> bytes:
+    async def _pack_git_folder(self) -> list[File]:
         pack = await git(self._repository, "pack-objects", "--revs", "--stdout", "-q", stdin=f"{self._commit}\n".encode())
         with scratch_folder() as folder:
             repository = folder / ".git"
@@ -157,7 +184,7 @@ class BaseTree:
             (repository / "refs" / "heads" / "main").write_text(f"{self._commit}\n")
             await git(repository, "read-tree", self._commit)
             (repository / "config").write_text(_AGENT_CONFIG)
-            return await asyncio.to_thread(_git_tar, folder)
+            return await asyncio.to_thread(_read_folder, folder)
 
 
 _AGENT_CONFIG = """[core]
@@ -170,11 +197,13 @@ _AGENT_CONFIG = """[core]
 """
 
 
-def _git_tar(folder: Path) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        tar.add(folder / ".git", arcname="testbed/.git")
-    return packed.getvalue()
+def _read_folder(folder: Path) -> list[File]:
+    """All that is below a folder, folders before what is in them."""
+    found: list[File] = []
+    for path in sorted(folder.rglob("*")):
+        mode = path.stat().st_mode
+        found.append((os.fsencode(path.relative_to(folder)), mode, None, path.read_bytes() if path.is_file() else b""))
+    return found
 
 
 async def _make(repository: Path, tar: bytes) -> None:
@@ -229,18 +258,15 @@ def _parents(path: bytes) -> list[bytes]:
     return [path[:at] for at, byte in enumerate(path) if byte == 0x2F]
 
 
-async def _check_sizes(repository: Path, changed: Sequence[tuple[bytes, int | None, bytes]]) -> None:
-    """Before anything is read: a compressed patch can hold far more than its own size."""
-    asked = b"".join(blob + b"\n" for _, mode, blob in changed if mode is not None)
-    listed = await git(repository, "cat-file", "--batch-check=%(objectsize)", stdin=asked)
-    total = sum(int(size) for size in listed.split())
-    if total > MOST_CHANGED_BYTES:
-        raise PatchError(f"the changed files have {total} bytes; the limit is {MOST_CHANGED_BYTES}")
-
-
-async def _blobs(repository: Path, ids: Sequence[bytes]) -> list[bytes]:
-    """Contents by object id."""
-    data = await git(repository, "cat-file", "--batch=%(objectsize)", stdin=b"".join(one + b"\n" for one in ids)) if ids else b""
+async def _blobs(repository: Path, ids: Sequence[bytes], *, most_bytes: int | None = None) -> list[bytes]:
+    """Contents by object id. Raises PatchError when they are more: a compressed patch can hold far more than its own size."""
+    if not ids:
+        return []
+    try:
+        most = None if most_bytes is None else most_bytes + _HEAD_BYTES * len(ids)
+        data = await git(repository, "cat-file", "--batch=%(objectsize)", stdin=b"".join(one + b"\n" for one in ids), most_bytes=most)
+    except PatchError:
+        raise PatchError(f"the changed files have too many bytes; the limit is {most_bytes}") from None
     found, at = [], 0
     for _ in ids:
         end = data.index(b"\n", at)

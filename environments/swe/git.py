@@ -80,6 +80,8 @@ async def git(
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+            while process.stdout is not None and await process.stdout.read(1 << 18):
+                pass  # what is left in a paused pipe would keep `wait` from seeing its end
             await process.wait()
     if process.returncode != 0:
         lines = errors.decode(errors="backslashreplace").strip().splitlines()

@@ -106,7 +106,7 @@ async def _grade(containers: Containers, task: RepoTask, patch: Patch) -> PatchV
     tests = tuple(dict.fromkeys((*task.fail_to_pass, *task.pass_to_pass)))
     run = await run_guarded(
         containers,
-        image=task.image,
+        image=base.image_id,
         work_dir=task.work_dir,
         request=SuiteRequest(changes=merged(task.overlay, kept, task.test_changes), tests=tests, seconds=task.test_seconds),
         new_names=await base.new_names(kept),

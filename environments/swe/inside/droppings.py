@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
-_FOLDERS = (
-    *("__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox", ".cache", ".ipynb_checkpoints"),
-    *("*.egg-info", ".eggs", ".venv", "node_modules"),
+_FOLDERS = frozenset(
+    (
+        *(b"__pycache__", b".pytest_cache", b".mypy_cache", b".ruff_cache", b".hypothesis", b".tox", b".nox", b".cache"),
+        *(b".ipynb_checkpoints", b".eggs", b".venv", b"node_modules"),
+    )
 )
-_NAMES = ("*.pyc", "*.pyo", ".coverage", ".coverage.*", "*.swp", "*~", ".DS_Store", ".python_history", ".bash_history")
+_NAMES = frozenset((b".coverage", b".DS_Store", b".python_history", b".bash_history"))
+_ENDINGS, _EGG, _COVERAGE = (b".pyc", b".pyo", b".swp", b"~"), b".egg-info", b".coverage."
 
 
 def is_dropping(path: bytes) -> bool:
     """Whether a path is what tools leave behind."""
-    *folders, name = path.decode("utf-8", "surrogateescape").split("/")
-    if any(fnmatchcase(folder, pattern) for folder in folders for pattern in _FOLDERS):
+    *folders, name = path.split(b"/")
+    if any(folder in _FOLDERS or folder.endswith(_EGG) for folder in folders):
         return True
-    return any(fnmatchcase(name, pattern) for pattern in _NAMES)
+    return name in _NAMES or name.endswith(_ENDINGS) or name.startswith(_COVERAGE)
