@@ -17,7 +17,7 @@ from environments.swe.records import TreeChange
 from environments.swe.staging import File, boot_command, program_frame, stage
 
 _MODULES = ("droppings", "driver_files", "driver_changes", "driver")
-_RUN = "module.main()"
+_RUN = "gc.enable(); module.main()"
 _GRACE_SECONDS = 30.0
 """Over a call's own deadline."""
 _END_SECONDS = 10.0

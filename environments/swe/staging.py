@@ -22,7 +22,8 @@ from environments.swe.records import TreeChange
 
 _INSIDE = Path(__file__).with_name("inside")
 _PACKAGE = "environments.swe.inside"
-_BOOT = """import marshal, os, sys
+_BOOT = """import gc, marshal, os, sys
+gc.disable()
 def exactly(size):
     parts = []
     while size:
@@ -41,7 +42,8 @@ for name, code, source in modules:
 sys.modules[modules[0][0]].main(frame)
 exec(after)
 """
-"""The program comes over stdin, not as an argument: a listing of processes would show it. No `.pth` file runs before it (-S)."""
+"""The program comes over stdin, not as an argument: a listing of processes would show it. No `.pth` file runs before it (-S). Nothing of
+what is loaded is garbage: the program says when it is to be looked for."""
 _SECONDS = 60.0
 _MARSHAL = 4
 """Version of the format that Python 3.8 reads, too."""

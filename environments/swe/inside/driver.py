@@ -19,10 +19,14 @@ import signal
 import struct
 import sys
 import time
-from typing import Any, NamedTuple, cast
 
 from environments.swe.inside.driver_changes import Changes
 from environments.swe.inside.driver_files import ToolError, create, edit, read
+
+TYPE_CHECKING = False
+"""`typing` takes as long to load as the rest."""
+if TYPE_CHECKING:
+    from typing import Any
 
 _CHUNK = 1 << 16
 """Also what a pipe holds."""
@@ -68,12 +72,12 @@ class Collector:
         self.trim()
 
 
-class Result(NamedTuple):
+class Result:
     """What a command came to."""
 
-    ended: str
-    """`done`, `timeout`, or `shell`: the shell itself ended."""
-    code: int | None
+    def __init__(self, *, ended: str, code: int | None) -> None:
+        """`ended`: `done`, `timeout`, or `shell`: the shell itself ended."""
+        self.ended, self.code = ended, code
 
 
 class Shell:
@@ -253,7 +257,8 @@ class Stream:
         if not first:
             return None
         size, self.left = struct.unpack(">II", first)
-        return cast("dict[str, Any]", json.loads(self._exactly(size)))
+        found: dict[str, Any] = json.loads(self._exactly(size))
+        return found
 
     def read(self, size: int) -> bytes:
         """Some of the data; as a file's `read`."""

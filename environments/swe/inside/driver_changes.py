@@ -9,10 +9,13 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from typing import IO
 
 from environments.swe.inside.driver_files import ToolError
 from environments.swe.inside.droppings import is_dropping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
 
 _CHUNK = 1 << 20
 _MOST_FILES = 100_000

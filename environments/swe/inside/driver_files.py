@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import IO, cast
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
 
 LARGEST_FILE = 16 << 20
 """Of edit, bytes."""
@@ -125,4 +128,4 @@ def _opened(path: bytes, shown: str, flags: int) -> IO[bytes]:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ToolError(f"{shown} is no regular file")
-    return cast("IO[bytes]", open(descriptor, "r+b" if flags & os.O_RDWR else "rb", buffering=0))
+    return open(descriptor, "r+b" if flags & os.O_RDWR else "rb", buffering=0)  # type: ignore[return-value]

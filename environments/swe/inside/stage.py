@@ -29,17 +29,17 @@ def fill(
             folders.append((full, mode & 0o777))
         else:
             _make(full, mode, mtime, data)
-    for path, mode, mtime, data in changes:
+    for path, new_mode, mtime, data in changes:
         full = os.path.join(folder, path)
         _clear(full)
-        if mode is None:
+        if new_mode is None:
             _prune(folder, os.path.dirname(full))
             continue
         os.makedirs(os.path.dirname(full), exist_ok=True)
-        if stat.S_ISDIR(mode):
-            os.mkdir(full, mode & 0o777)
+        if stat.S_ISDIR(new_mode):
+            os.mkdir(full, new_mode & 0o777)
         else:
-            _make(full, mode, mtime, data)
+            _make(full, new_mode, mtime, data)
     for full, mode in reversed(folders):
         if os.path.isdir(full):
             os.chmod(full, mode)

@@ -1,13 +1,14 @@
 """Runs a repository's tests one at a time, as the host says, and answers over a channel that the tests do not have.
 
 The main process of a container: the host sends lines of JSON to its stdin and reads lines of JSON from its stdout. Both are moved away
-before any code of the repository is imported. pytest is imported before the request comes, so that a container that stands ready has it.
-Each order carries a nonce that its answer must repeat. Standard library and pytest only, Python 3.8.
+before any code of the repository is imported. The garbage collector is off until then, and is not shown what is loaded. Each order carries
+a nonce that its answer must repeat. Standard library and pytest only, Python 3.8.
 """
 
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import secrets
@@ -386,6 +387,8 @@ def main() -> None:
     recorder = RECORDER(root) if request["coverage"] and RECORDER is not None else None
     watch = AuditWatch(root, is_test=is_test_path, tell=lambda event, path: channel.send({"nonce": nonce, "flag": [event, path]}))
     watch.start()
+    gc.freeze()
+    gc.enable()
     runner = Runner(channel, request, guard=guard, snapshot=snapshot, watch=watch, recorder=recorder)
     files = sorted({test.split("::", 1)[0] for test in request["tests"]})
     arguments = ["-q", "--rootdir=" + root, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
