@@ -5,8 +5,9 @@
 
 An episode creates a file, submits it, and has it graded by one trivial test: two containers. The raw side creates, starts, runs `true` in
 and removes one container with the plain docker SDK, by the same create call. The sides take turns, so that a busy machine slows both.
-Each ratio is given for episodes and for their containers, against two raw sides: one whose network namespace the engine leaves alone, as
-this project has it, and one with `--network none`, as the docker command gives it. `--soak` kills the worker that plays the episodes after
+Each ratio is given for episodes and for their containers, against two raw sides: the engine's own containers, of its default runtime and
+with `--network none`, as the docker command gives them; and this project's, of the runtime that episodes get, whose network namespace the
+engine leaves alone. `--soak` kills the worker that plays the episodes after
 every so many, and counts what it left. Makes its own small image and task; the engine is that of DOCKER_HOST. Prints one JSON line.
 """
 
@@ -118,14 +119,15 @@ class Raw:
     """The engine's own containers, over the plain docker SDK."""
 
     def __init__(self, *, runtime: str) -> None:
+        """`runtime`: of this project's side."""
         self._runtime = runtime
         self._api: Any = docker.APIClient(base_url=engine_address(), version="auto", max_pool_size=16)
 
-    def cycle(self, *, network: bool) -> None:
+    def cycle(self, *, plain: bool) -> None:
         """Create, start, run one command, remove."""
-        spec = ContainerSpec(image=IMAGE, command=())
-        config = container_config(spec, labels={RAW_LABEL: "1"}, runtime=self._runtime, folder="mode=755,uid=1000,gid=1000")
-        config |= {"Entrypoint": ["sleep", "600"], "NetworkDisabled": not network}
+        spec = ContainerSpec(image=IMAGE, command=("sleep", "600"), fills=True)
+        config = container_config(spec, labels={RAW_LABEL: "1"}, runtime="" if plain else self._runtime, folder="")
+        config |= {"NetworkDisabled": not plain}
         container = self._api.create_container_from_config(config)["Id"]
         try:
             self._api.start(container)
@@ -137,6 +139,17 @@ class Raw:
 
     def close(self) -> None:
         self._api.close()
+
+
+async def runtime_of_episodes(containers: Containers) -> str:
+    """What a container gets that asks for none."""
+    container = await containers.start(ContainerSpec(image=IMAGE, command=("sleep", "600")))
+    api: Any = docker.APIClient(base_url=engine_address(), version="auto")
+    try:
+        return str(api.inspect_container(container.id)["HostConfig"]["Runtime"])
+    finally:
+        api.close()
+        await container.remove()
 
 
 async def per_second(one: Callable[[int], Awaitable[object]], *, count: int, at_once: int) -> float:
@@ -183,28 +196,28 @@ async def turns_and_execs(folder: Path, *, turns: int) -> dict[str, float]:
 async def compare(folder: Path, *, episodes: int, rounds: int, at_once: int, turns: int, runtime: str) -> dict[str, Any]:
     """Medians over rounds in which the sides take turns."""
     shared = SharedContainers.take()
-    raw, threads = Raw(runtime=runtime), ThreadPoolExecutor(at_once)
+    threads = ThreadPoolExecutor(at_once)
     loop = asyncio.get_running_loop()
     sides: dict[str, Callable[[int], Awaitable[object]]] = {
         "episodes": lambda number: episode(folder, shared.containers, number=number),
-        "raw": lambda _: loop.run_in_executor(threads, lambda: raw.cycle(network=False)),
-        "raw_network_none": lambda _: loop.run_in_executor(threads, lambda: raw.cycle(network=True)),
+        "raw": lambda _: loop.run_in_executor(threads, lambda: raw.cycle(plain=False)),
+        "raw_network_none": lambda _: loop.run_in_executor(threads, lambda: raw.cycle(plain=True)),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     try:
         await make_task(shared.containers, folder)
-        for one in sides.values():
-            await per_second(one, count=at_once, at_once=at_once)
-        for _ in range(rounds):
-            for name, one in sides.items():
-                rates[name].append(await per_second(one, count=episodes, at_once=at_once))
-        figures: dict[str, float] = {f"{name}_per_second": statistics.median(found) for name, found in rates.items()}
-        for name in ("raw", "raw_network_none"):
-            ratio = statistics.median(mine / its for mine, its in zip(rates["episodes"], rates[name], strict=True))
-            figures |= {f"episodes_to_{name}": ratio, f"containers_to_{name}": 2 * ratio}
-        figures |= await turns_and_execs(folder, turns=turns)
+        with contextlib.closing(Raw(runtime=runtime or await runtime_of_episodes(shared.containers))) as raw:
+            for one in sides.values():
+                await per_second(one, count=at_once, at_once=at_once)
+            for _ in range(rounds):
+                for name, one in sides.items():
+                    rates[name].append(await per_second(one, count=episodes, at_once=at_once))
+            figures: dict[str, float] = {f"{name}_per_second": statistics.median(found) for name, found in rates.items()}
+            for name in ("raw", "raw_network_none"):
+                ratio = statistics.median(mine / its for mine, its in zip(rates["episodes"], rates[name], strict=True))
+                figures |= {f"episodes_to_{name}": ratio, f"containers_to_{name}": 2 * ratio}
+            figures |= await turns_and_execs(folder, turns=turns)
     finally:
-        raw.close()
         threads.shutdown()
         await shared.release()
     return {name: round(value, 3) for name, value in figures.items()}
