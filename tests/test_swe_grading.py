@@ -10,7 +10,8 @@ from environments.containers.base import Containers
 from environments.containers.make import make_containers
 from environments.swe.base_tree import BaseTree
 from environments.swe.grading import PatchGrader, PatchVerdict, grade_patch
-from environments.swe.records import Outcome, Patch, RepoTask
+from environments.swe.records import Outcome, Patch, RepoTask, SuiteRequest, SuiteResult
+from environments.swe.suite import run_suite
 from tests.containers_host import engine  # noqa: F401
 from tests.swe_attacks import ATTACKS
 from tests.swe_repository import BROKEN, LIBRARY, change, make_image, make_task
@@ -150,3 +151,38 @@ def test_the_same_patch_is_graded_once(verdicts: dict[str, PatchVerdict]) -> Non
     first, second, third = with_containers(work)
     assert first is second is third
     assert all(test.outcome is Outcome.PASSED for test in first.tests)
+
+
+RIGHTS = """
+import os, pytest
+
+def test_rights():
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    assert {lines[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert (lines["Uid"].split(), lines["Gid"].split(), lines["Groups"].split()) == (["1001"] * 4, ["1001"] * 4, [])
+    assert lines["NoNewPrivs"].strip() == "1"
+    for act in (
+        lambda: os.setresuid(0, 0, 0), lambda: os.setresgid(0, 0, 0), lambda: os.setgroups([0]), lambda: os.setuid(0),
+        lambda: os.chown("calc.py", 1001, 1001), lambda: os.chmod("calc.py", 0o666), lambda: os.utime("calc.py", (1, 1)),
+        lambda: open("calc.py", "a"), lambda: open("tests/new.py", "w"), lambda: open("new.py", "w"), lambda: os.unlink("calc.py"),
+        lambda: os.rename("tests", "other"),
+    ):
+        with pytest.raises(PermissionError):
+            act()
+    assert {os.stat(name).st_uid for name in (".", "calc.py", "tests")} == {0}
+    home = os.path.expanduser("~/kept")
+    open(home, "w").close()
+    assert os.stat(home).st_uid == 1001
+"""
+
+
+def test_the_process_of_the_tests_has_given_up_all_rights(engine: str) -> None:  # noqa: F811
+    async def work(containers: Containers) -> SuiteResult:
+        await make_image(containers)
+        task = make_task(gold=Patch(data=b""))
+        request = SuiteRequest(changes=(change("tests/test_rights.py", RIGHTS),), tests=("tests/test_rights.py::test_rights",))
+        return await run_suite(containers, image=task.image, work_dir=task.work_dir, request=request)
+
+    found: SuiteResult = with_containers(work)
+    assert [one.outcome for one in found.tests] == [Outcome.PASSED], (found.tests[0].detail, found.reason)
