@@ -9,7 +9,7 @@ import pytest
 from configs.schema import ContainersConfig
 from environments.containers.base import ContainerError, ContainerSpec
 from environments.containers.make import SharedContainers, use_containers
-from environments.swe.agent_box import AgentBox, BoxEnded
+from environments.swe.agent_box import AgentBox, BoxEnded, read_changes
 from environments.swe.records import Patch
 from environments.swe.tool_bodies import Create, Edit
 from tests.repo_image import REPO_IMAGE, Talk, engine, talk, task_folder
@@ -237,3 +237,18 @@ def test_limits_of_the_driver_cannot_be_set(task_folder: Path) -> None:
         assert "PermissionError" in said and said.count("Error") == 1
 
     talk(task_folder, act)
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        *("5", "[5]", "{", "[[1, 33188, 0]]", '[["a", 33188.0, 0]]', '[["a", "33188", 0]]', '[["a", 33188, "0"]]', '[["a", 33188, -1]]'),
+        *('[["a", 33188, 9]]', '[["a", 16384, 0]]'),
+        *('[["../a", 33188, 0]]', '[["/a", 33188, 0]]', '[["a/.git/x", 33188, 0]]', "[" * 100_000),
+        *('[["\\u2603", 33188, 0]]', '[["a", 33188, 0], ["a", null, 0]]', '[]', f'[["{"a/" * 3000}a", 33188, 0]]'),
+    ],
+)  # fmt: skip
+def test_a_work_folder_that_cannot_be_is_not_taken(listing: str) -> None:
+    text = listing.encode()
+    with pytest.raises((ValueError, RecursionError)):
+        read_changes(len(text).to_bytes(8, "big") + text + b"x" * 3)

@@ -194,7 +194,12 @@ def read_changes(data: bytes) -> tuple[TreeChange, ...]:
     at = 8 + int.from_bytes(data[:8], "big")
     listed = json.loads(data[8:at])
     found: dict[bytes, TreeChange] = {}
-    for path, mode, size in listed:
+    if not isinstance(listed, list):
+        raise ValueError("no listing")
+    for one in listed:
+        path, mode, size = one if isinstance(one, list) and len(one) == 3 else (None, None, None)
+        if type(path) is not str or type(mode) not in (int, type(None)) or type(size) is not int:
+            raise ValueError("no entry of a listing")
         change = TreeChange(path=path.encode("latin-1"), mode=mode, data=data[at : at + size])
         check_path(change.path)
         if mode not in (FILE, PROGRAM, LINK, None) or size != len(change.data) or change.path in found:

@@ -1,9 +1,8 @@
 """How a container of a repository starts: its program and its work folder go to its main process over stdin.
 
 The main process of such a container is a line of Python that reads frames: the program, the files of the image's work folder, and the
-changes over them. `inside/stage.py` puts the files there, before anything of the container's own has run. That costs a tenth of what
-the engine's file calls cost, which start the engine's program again for each call. The program goes as byte code where the image has
-this Python.
+changes over them. `inside/stage.py` puts the files there, before anything of the container's own has run. The engine's file calls, which
+start the engine's program again for each call, are spared. The program goes as byte code where the image has this Python.
 """
 
 import asyncio

@@ -128,4 +128,4 @@ def _opened(path: bytes, shown: str, flags: int) -> IO[bytes]:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ToolError(f"{shown} is no regular file")
-    return open(descriptor, "r+b" if flags & os.O_RDWR else "rb", buffering=0)  # type: ignore[return-value]
+    return open(descriptor, "r+b" if flags & os.O_RDWR else "rb", buffering=0)
