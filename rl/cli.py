@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rl.export.arguments import add_export_command
 from rl.swe.arguments import add_swe_commands
+from rl.traces.arguments import add_trace_command
 
 if TYPE_CHECKING:
     from configs.schema import Config
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_export_command(commands, command=_command)
     add_swe_commands(commands, command=_command, epilog=EPILOG)
+    add_trace_command(commands, command=_command)
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
     return parser

@@ -3,19 +3,24 @@
 Nothing here is secret and nothing is trusted: the program shares this process and may take it over. It then chooses what its own
 trace says, as it chooses what it prints; the other side checks the form of every record and sets the limits.
 
-Records, on the descriptor that was stdout (what the program prints goes to what was stderr). Each starts with `\\x1e`, its parts are
-split by `\\x1f`; changes are `name=text`, or `name` alone for a local that is gone:
+Records go to the descriptor that was stdout; what the program prints goes to what was stderr. They come in batches, four bytes of length
+and a list in marshal's form 2, in which one event follows the other:
 
-    c LINE  changes     call: all locals of the new frame        r LINE  text     return
-    l LINE  changes     line: what changed since the frame's     x LINE  text     exception
-                        last record                              E status  reason  returned  value
+    LINE                name, value, ...    a line: what changed since the last event of the frame
+    -4 * LINE - 1       name, value, ...    a call: all locals of the new frame
+    -4 * LINE - 2       value               a return
+    -4 * LINE - 3       value               an exception
+
+A value is as `Shown` gives it; `...` stands for a local that is gone. The last batch is [(status, reason, value)].
 """
 
 import contextlib
 import fnmatch
 import json
+import marshal
 import os
 import signal
+import struct
 import sys
 import types
 from collections.abc import Callable
@@ -24,12 +29,12 @@ from typing import Any, NoReturn
 sys.path.insert(0, "/work")  # where the tracer put the modules below, until `main`
 
 from environments.traces.box_lines import CHANGES, LineTable
-from environments.traces.box_values import Text, plain_form, plain_text, scalar_text
+from environments.traces.box_values import LARGE, Shown, Text, same_form
 
 FILE = "program.py"
 """Name of the program's file, which is none on disk."""
-FLUSH = 4096
-"""Parts that are collected before they are written."""
+BATCH = 512
+"""Lines that are collected before they are written."""
 Handler = Callable[[Any, str, Any], Any]
 
 
@@ -37,7 +42,7 @@ class Channel:
     """Where records go; ends the process when the program has had its share."""
 
     def __init__(self, fd: int, *, events: int, record_bytes: int) -> None:
-        self.parts: list[str] = []
+        self.parts: list[Any] = []
         self._fd, self._events, self._bytes = fd, events, record_bytes
         self._process = os.getpid()
         self.watching = False
@@ -45,49 +50,50 @@ class Channel:
         self._stdout: Any = sys.stdout
         self._write, self._exit, self._getpid = os.write, os._exit, os.getpid
 
-    def flush(self) -> None:
-        """Write what was collected. Does not return when that is enough."""
-        text = "\x1f".join(self.parts)
-        self.parts.clear()
-        self._events -= text.count("\x1e")
-        data = text.encode("utf-8", "backslashreplace")
-        self._bytes -= len(data)
-        self._send(data)
+    def flush(self) -> int:
+        """Write what was collected; the number of lines until the next time. Does not return when it is enough."""
+        self._events -= BATCH
+        self._send()
         if self._events < 0:
             self.end("events", "more events than the limit")
         if self._bytes < 0:
             self.end("bytes", "a larger record than the limit")
+        return BATCH
 
     def end(self, status: str, reason: str, value: str | None = None) -> NoReturn:
         """Write the last record and end the process: nothing of the program runs after its trace."""
         self.watching = False
         sys.settrace(None)
-        reason = "".join(letter if letter.isprintable() else " " for letter in reason)
         if self._getpid() == self._process:
-            final = "\x1f".join((f"\x1eE{status}", reason, *(() if value is None else ("returned", value))))
-            text = "\x1f".join((*self.parts, final))
-            self.parts.clear()
             with contextlib.suppress(BaseException):  # the program may have closed it
                 type(self._stdout).flush(self._stdout)
-            self._send(text.encode("utf-8", "backslashreplace"))
+            self._send()
+            self.parts.append((status, reason, value))
+            self._send()
         self._exit(0)
         raise SystemExit
 
-    def _send(self, data: bytes) -> None:
+    def _send(self) -> None:
+        data = marshal.dumps(self.parts, 2)
+        self.parts.clear()
+        data = struct.pack("<I", len(data)) + data
+        self._bytes -= len(data)
         while data:
             data = data[self._write(self._fd, data) :]
 
 
-def make_tracer(channel: Channel, *, depth_limit: int, chars: int, included: Callable[[Any], bool] | None) -> Handler:
+def make_tracer(channel: Channel, *, depth_limit: int, shown: Shown, included: Callable[[Any], bool] | None) -> Handler:
     """The function for `sys.settrace`.
 
     A name is looked at when the line that ran could have bound it, a container when the line could have changed one, and everything when
     other Python code ran in between (`epoch`); `box_lines.py` tells which.
     """
-    parts, append = channel.parts, channel.parts.append
-    tables: dict[int, tuple[Any, LineTable]] = {}
+    append, flush = channel.parts.append, channel.flush
+    locals_ = Locals(append, shown.value)
+    look, look_at_contents, value_of = locals_.look, locals_.look_at_contents, shown.value
+    tables: dict[int, LineTable] = {}
     stack: list[Any] = [None]
-    epoch = 0
+    epoch, ticks = 0, BATCH
 
     def on_call(frame: Any, event: str, arg: Any) -> Any:
         nonlocal epoch
@@ -95,62 +101,65 @@ def make_tracer(channel: Channel, *, depth_limit: int, chars: int, included: Cal
         code = frame.f_code
         if code.co_filename != FILE or event != "call":
             return None
-        if included is not None and len(stack) > 1 and not included(code):
+        depth = len(stack)
+        if included is not None and depth > 1 and not included(code):
             return None
-        if len(stack) > depth_limit:
+        if depth > depth_limit:
             channel.end("depth", f"more than {depth_limit} calls in one another")
-        found = tables.get(id(code))
-        if found is None:
-            found = tables[id(code)] = (code, LineTable(code))  # the code is kept, so that no other gets its id
-        table = found[1]
-        state = State(table.is_function, chars)
-        seen_epoch = epoch
+        table = tables.get(id(code))
+        if table is None:
+            table = tables[id(code)] = LineTable(code)
+        is_function, cells = table.is_function, table.cells
+        written: Written = {}
+        changing: Written = {}
+        seen_epoch, effect = epoch, 0
         stores: tuple[str, ...] = ()
-        effect = 0
-        stack.append(state)
-        append(f"\x1ec{frame.f_lineno}")
-        state.look_at_all(frame.f_locals, append)
-        look, contents, known = state.look, state.contents, state.known
+        stack.append(written)
+        append(-4 * frame.f_lineno - 1)
+        locals_.look_at_all(frame.f_locals, written, changing, is_function=is_function)
 
         def on_event(frame: Any, event: str, arg: Any) -> Any:
-            nonlocal stores, effect, seen_epoch
-            if stack[-1] is not state:
+            nonlocal stores, effect, seen_epoch, ticks
+            if stack[-1] is not written:
                 channel.end("untraced", "frames of the program were not followed to their ends")
             if event == "line":
-                header, next_stores, next_effect = table[frame.f_lineno]
-                append(header)
-                if not table.is_function:
-                    state.look_at_all(frame.f_locals, append)
-                elif seen_epoch != epoch:
-                    seen_epoch = epoch
-                    values = frame.f_locals
-                    for name in dict.fromkeys((*stores, *table.cells)):
-                        look(name, values.get(name, MISSING), append)
-                    state.look_at_contents(values, append, CHANGES)
-                elif stores or (effect and contents):
-                    values = frame.f_locals
-                    for name in stores:
-                        value = values.get(name, MISSING)
-                        if type(value) is int and -BIG < value < BIG and name not in contents:
-                            append(f"{name}={value}")
-                            known[name] = None
-                        else:
-                            look(name, value, append)
-                    if effect and contents:
-                        state.look_at_contents(values, append, effect)
-                stores, effect = next_stores, next_effect
-                if len(parts) > FLUSH:
-                    channel.flush()
+                line = frame.f_lineno
+                append(line)
+                if is_function:
+                    if seen_epoch != epoch:
+                        seen_epoch, effect = epoch, CHANGES
+                        if cells:
+                            stores = (*stores, *cells)
+                    if stores:
+                        values = frame.f_locals
+                        for name in stores:
+                            value = values.get(name, MISSING)
+                            if type(value) is int and name not in changing and -LARGE < value < LARGE:
+                                append(name)
+                                append(value)
+                                written[name] = None
+                            else:
+                                look(name, value, written, changing)
+                        if effect and changing:
+                            look_at_contents(values, changing, effect)
+                    elif effect and changing:
+                        look_at_contents(frame.f_locals, changing, effect)
+                else:
+                    locals_.look_at_all(frame.f_locals, written, changing, is_function=False)
+                stores, effect = table[line]
+                ticks -= 1
+                if not ticks:
+                    ticks = flush()
                 return on_event
             if event == "return":
-                append(f"\x1er{frame.f_lineno}")
-                append(state.text(arg))
+                append(-4 * frame.f_lineno - 2)
+                append(value_of(arg))
                 stack.pop()
                 if not frame.f_trace_lines:
                     channel.end("untraced", "the program turned the tracing of lines off")
             elif event == "exception":
-                append(f"\x1ex{frame.f_lineno}")
-                append(state.text(arg[1]))
+                append(-4 * frame.f_lineno - 3)
+                append(value_of(arg[1]))
             return on_event
 
         return on_event
@@ -159,74 +168,67 @@ def make_tracer(channel: Channel, *, depth_limit: int, chars: int, included: Cal
 
 
 MISSING = object()
-BIG = 10**18
+Written = dict[str, Any]
+"""Locals of one frame that were written, with what was; None stands for an integer's. A frame has a second one for those that can change
+without being bound anew."""
 
 
-class State:
-    """What was written last of the locals of one frame."""
+class Locals:
+    """Writes locals that are not as they were."""
 
-    __slots__ = ("_chars", "_function", "contents", "known")
+    def __init__(self, append: Callable[[Any], None], value_of: Callable[[Any], Any]) -> None:
+        self._append, self._value_of = append, value_of
 
-    def __init__(self, function: bool, chars: int) -> None:
-        self._function, self._chars = function, chars
-        self.known: dict[str, Any] = {}
-        """Names that were written, with their texts; None stands for an integer's."""
-        self.contents: dict[str, bytes | str] = {}
-        """Locals that can change without being bound anew: their plain form, or their text."""
-
-    def text(self, value: Any) -> str:
-        kind = type(value)
-        text = scalar_text(value, kind, chars=self._chars)
-        if text is None and (kind is list or kind is dict or kind is tuple or kind is set):
-            form = plain_form(value)
-            text = None if form is None else plain_text(form, chars=self._chars)
-        return Text.of(value, chars=self._chars) if text is None else text
-
-    def look(self, name: str, value: Any, append: Callable[[str], None]) -> None:
-        """Write a local that was bound, unless it is as it was."""
+    def look(self, name: str, value: Any, written: Written, changing: Written) -> None:
+        """One that was bound."""
         if value is MISSING:
-            if self.known.pop(name, MISSING) is not MISSING:
-                self.contents.pop(name, None)
-                append(name)
+            if written.pop(name, MISSING) is not MISSING:
+                changing.pop(name, None)
+                self._append(name)
+                self._append(...)
             return
-        kind = type(value)
-        text = scalar_text(value, kind, chars=self._chars)
-        if text is not None:
-            self.contents.pop(name, None)
-        elif kind is list or kind is dict or kind is tuple or kind is set:
-            form = plain_form(value)
-            if form is not None:
-                if self.contents.get(name) == form:
-                    return
-                text = plain_text(form, chars=self._chars)
-                if text is not None:
-                    self.contents[name] = form
-        if text is None:
-            text = Text.of(value, chars=self._chars)
-            if self.contents.get(name) == text:
+        new = self._value_of(value)
+        if type(new) is bytes or type(new) is tuple:
+            if changing.get(name) == new:
                 return
-            self.contents[name] = text
-        elif self.known.get(name) == text:
-            return
-        self.known[name] = text
-        append(f"{name}={text}")
+            changing[name] = new
+            written[name] = None
+        else:
+            if changing:
+                changing.pop(name, None)
+            old = written.get(name)
+            if old is not None and old == new and type(old) is type(new):
+                return
+            written[name] = new
+        self._append(name)
+        self._append(new)
 
-    def look_at_contents(self, values: Any, append: Callable[[str], None], effect: int) -> None:
+    def look_at_contents(self, values: Any, changing: Written, effect: int) -> None:
         """Containers and objects after a line that may have changed them; plain ones do not change when they are read."""
-        for name, known in tuple(self.contents.items()):
-            if effect == CHANGES or type(known) is str:
-                self.look(name, values.get(name, MISSING), append)
+        for name, old in changing.items():
+            if effect == CHANGES or type(old) is tuple:
+                value = values.get(name, MISSING)
+                if type(old) is bytes and same_form(value, old):
+                    continue
+                new = self._value_of(value)
+                if new != old:
+                    changing[name] = new
+                    self._append(name)
+                    self._append(new)
 
-    def look_at_all(self, values: Any, append: Callable[[str], None]) -> None:
+    def look_at_all(self, values: Any, written: Written, changing: Written, *, is_function: bool) -> None:
         """Every local. Names of a module or class that Python itself makes are left out."""
         if type(values) is not dict:  # the mapping of a metaclass: reading it would run the program's code
             return
+        if is_function:
+            for name, value in values.items():
+                self.look(name, value, written, changing)
+            return
         for name, value in tuple(values.items()):
-            if self._function or (type(name) is str and name.isidentifier() and not (name.startswith("__") and name.endswith("__"))):
-                self.look(name, value, append)
-        if len(self.known) > len(values) or not self._function:
-            for name in [name for name in self.known if name not in values]:
-                self.look(name, MISSING, append)
+            if type(name) is str and name.isidentifier() and not (name.startswith("__") and name.endswith("__")):
+                self.look(name, value, written, changing)
+        for name in [name for name in written if name not in values]:
+            self.look(name, MISSING, written, changing)
 
 
 def watch(channel: Channel) -> None:
@@ -256,12 +258,13 @@ def program_filter(include: list[str], exclude: list[str]) -> Callable[[Any], bo
 def follow(code: Any, request: dict[str, Any], channel: Channel) -> NoReturn:
     """Run the program and end the process with its last record."""
     chars = request["repr_chars"]
+    shown = Shown(chars=chars, buffers=any(word in request["source"] for word in ("array", "numpy", "bytes", "memoryview")))
     entry = request["entry"]
     module = types.ModuleType("program" if entry else "__main__")
     sys.modules[module.__name__] = module
     module.__dict__["__file__"] = FILE
     included = program_filter(request["include"], request["exclude"])
-    tracer = make_tracer(channel, depth_limit=request["depth"], chars=chars, included=included) if request["trace"] else None
+    tracer = make_tracer(channel, depth_limit=request["depth"], shown=shown, included=included) if request["trace"] else None
     settrace, gettrace = sys.settrace, sys.gettrace
     if "async" in request["source"]:
         import asyncio  # takes longer than most programs

@@ -27,17 +27,18 @@ _NO_EFFECT = frozenset(
     )
 )
 """Of built-in values alone; code of the program that they call is seen as a call."""
-Line = tuple[str, tuple[str, ...], int]
+Line = tuple[tuple[str, ...], int]
 
 
 class LineTable(dict[int, Line]):
-    """By line: the head of its record, the locals that its instructions bind, its effect.
+    """By line: the locals that its instructions bind, and its effect.
 
     Instructions without a line count for every line.
     """
 
     def __init__(self, code: Any) -> None:
         super().__init__()
+        self._code = code  # kept, so that no other code gets its id
         self.is_function = bool(code.co_flags & 0x2)
         """Whether only its own instructions bind its locals, apart from cells."""
         self.cells = (*code.co_cellvars, *code.co_freevars)
@@ -62,7 +63,7 @@ class LineTable(dict[int, Line]):
 
     def _line(self, place: int, bound: set[str], effect: int) -> Line:
         names = tuple(sorted(bound | self._everywhere, key=self._order.__getitem__))
-        return f"\x1el{place}", names, max(effect, self._effect)
+        return names, max(effect, self._effect)
 
     def __missing__(self, place: int) -> Line:
         return self._line(place, set(self._order), CHANGES)

@@ -6,6 +6,7 @@ is cut there and ends with `...`.
 """
 
 import collections
+import contextlib
 import enum
 import fractions
 import marshal
@@ -17,10 +18,10 @@ from typing import Any
 
 MAX_ITEMS = 2000
 """A container with more items is never looked at as a whole."""
+MAX_FORM = 1 << 15
 _MAX_BITS = 4096
+LARGE = 1 << 64
 _MAX_DEPTH = 24
-_NO_REFERENCES = 2
-"""Version of marshal's form in which equal values have equal bytes."""
 _CUT = "..."
 _get_name = type.__dict__["__qualname__"].__get__  # type: ignore[attr-defined]
 _get_mro = type.__dict__["__mro__"].__get__  # type: ignore[attr-defined]
@@ -46,29 +47,85 @@ class Full(Exception):
     """The text is long enough."""
 
 
-def plain_form(value: Any) -> bytes | None:
-    """Bytes that differ when plain values differ; None for a value that is not plain, or too large to be looked at each time."""
-    try:
-        if len(value) > MAX_ITEMS:
-            return None
-        form = marshal.dumps(value, _NO_REFERENCES)
-    except (ValueError, TypeError, MemoryError, RecursionError):
-        return None
-    return form if len(form) <= MAX_ITEMS * 16 else None
+class Shown:
+    """What is written of a value: quick to make, equal only for what reads alike, of built-in types alone.
 
-
-def plain_text(form: bytes, *, chars: int) -> str | None:
-    """The repr of the value behind a form; None when only `Text` can tell it.
-
-    It is made of a copy, which has exact built-in types only: whatever went into the form, no method of the program is called.
+    An integer, a string, a float, a bool or None is itself. Otherwise bytes: a container of plain values in marshal's form; a tuple:
+    (text,) or (class, whether it is a dataclass, form of its attributes). The reading side makes texts of them by the same rules.
     """
+
+    def __init__(self, *, chars: int, buffers: bool) -> None:
+        """`buffers`: the program may have bytearrays and arrays, which marshal does not tell from bytes."""
+        self._chars, self._buffers = chars, buffers
+        self._classes: dict[int, tuple[Any, Any, str, bool]] = {}
+
+    def value(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is str:
+            return value if len(value) <= self._chars else value[: self._chars + 1]
+        if kind is int:
+            return value if -LARGE < value < LARGE else (int_text(value),)
+        if value is None or kind is float or kind is bool:
+            return value
+        if kind is list or kind is dict or kind is tuple:
+            form = self._form(value)
+            return (Text.of(value, chars=self._chars),) if form is None else form
+        if type(kind) is type and kind.__flags__ & _HEAP:
+            known = self._classes.get(id(kind))
+            if known is None:
+                known = self._classes[id(kind)] = (kind, *_simple_class(kind))
+            if known[1] is not None:
+                form = self._form(known[1](value))
+                if form is not None:
+                    return known[2], known[3], form
+        return (Text.of(value, chars=self._chars),)
+
+    def _form(self, value: Any) -> bytes | None:
+        """None for a container that is not plain, holds sets (of which marshal keeps no order), or is too large."""
+        try:
+            if len(value) > MAX_ITEMS:
+                return None
+            form = marshal.dumps(value, 2)  # the version without references: equal values have equal forms
+        except (ValueError, TypeError, MemoryError, RecursionError):
+            return None
+        if len(form) > MAX_FORM:
+            return None
+        doubtful = (
+            b"<" in form or b">" in form or (self._buffers and b"s" in form)
+        )  # codes of sets and bytes, or parts of numbers and texts
+        return None if doubtful and not _all_plain(value) else form
+
+
+def same_form(value: Any, form: bytes) -> bool:
+    """Whether `form` is the form of `value` still."""
     try:
-        text = repr(marshal.loads(form))
-    except (ValueError, MemoryError, RecursionError):
-        return None
-    if " at 0x" in text or "b'" in text or 'b"' in text:  # code objects; bytearrays and arrays, which the copy has as bytes
-        return None
-    return text if len(text) <= chars else text[:chars] + _CUT
+        return marshal.dumps(value, 2) == form
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return False
+
+
+def _all_plain(value: Any) -> bool:
+    """Whether a value that has a form is read as it is: no sets, no bytearrays, no arrays."""
+    kind = type(value)
+    if kind is int or kind is str or value is None or kind is float or kind is bool or kind is bytes or kind is complex:
+        return True
+    if kind is list or kind is tuple:
+        return all(map(_all_plain, value))
+    return kind is dict and all(map(_all_plain, value.keys())) and all(map(_all_plain, value.values()))
+
+
+def _simple_class(kind: Any) -> tuple[Any, str, bool]:
+    """How to get the attributes of an instance that has nothing but its dictionary (None: it has more), name, whether a dataclass."""
+    getter = None
+    for base in _get_mro(kind):
+        if base is not object and base is not kind and base.__flags__ & _HEAP == 0:
+            return None, "", False
+        for name, member in _get_members(base).items():
+            if type(member) is types.MemberDescriptorType or (name == "__dict__" and type(member) is not types.GetSetDescriptorType):
+                return None, "", False
+            if name == "__dict__":
+                getter = member.__get__
+    return getter, type_name(kind), "__dataclass_fields__" in _get_members(kind)
 
 
 class Text:
@@ -84,13 +141,21 @@ class Text:
     def of(value: Any, *, chars: int) -> str:
         writer = Text(chars=chars)
         try:
-            writer._value(value, 0)
-        except Full:
-            pass
+            return writer._cut(lambda: writer._value(value, 0))
         except Exception:  # a container that another thread changes, a descriptor that fails
             return f"<{type_name(type(value))}>"
-        text = "".join(writer._parts)
-        return text if len(text) <= chars else text[:chars] + _CUT
+
+    @staticmethod
+    def of_instance(name: str, attributes: list[tuple[str, Any]], *, is_dataclass: bool, chars: int) -> str:
+        """The text of an instance with these attributes."""
+        writer = Text(chars=chars)
+        return writer._cut(lambda: writer._attributes(name, attributes, 1, is_dataclass=is_dataclass))
+
+    def _cut(self, write: Callable[[], None]) -> str:
+        with contextlib.suppress(Full):
+            write()
+        text = "".join(self._parts)
+        return text if len(text) <= self._chars else text[: self._chars] + _CUT
 
     def _put(self, text: str) -> None:
         self._parts.append(text)
@@ -195,11 +260,14 @@ class Text:
             self._put(f"<{name}.{own['_name_']}: " if type(own["_name_"]) is str else f"<{name}: ")
             self._value(own.get("_value_"), depth)
             return self._put(">")
-        if "__dataclass_fields__" in _get_members(kind):
-            return self._call(name, attributes, depth)
         if type_module(kind) == "builtins" and not attributes:
             label = value.__qualname__ if any(kind is known for known in _NAMED) else ""
             return self._put(f"<{name} {label}>" if type(label) is str and label else f"<{name} object>")
+        self._attributes(name, attributes, depth, is_dataclass="__dataclass_fields__" in _get_members(kind))
+
+    def _attributes(self, name: str, attributes: list[tuple[str, Any]], depth: int, *, is_dataclass: bool) -> None:
+        if is_dataclass:
+            return self._call(name, attributes, depth)
         self._put(f"<{name}")
         for number, (key, item) in enumerate(attributes):
             self._put(f"{',' if number else ''} {key}=")
@@ -341,17 +409,3 @@ _WRITERS: dict[Any, Callable[[Text, Any, int], None]] = {
     types.MethodType: _method,
     types.ModuleType: _module,
 }
-
-
-def scalar_text(value: Any, kind: Any, *, chars: int) -> str | None:
-    """The text of an immutable value without parts; None for others."""
-    if kind is int:
-        return int_text(value)
-    if kind is str:
-        if len(value) > chars:
-            return repr(value[: chars + 1])[:chars] + _CUT
-        text = repr(value)
-        return text if len(text) <= chars else text[:chars] + _CUT
-    if kind is float or kind is bool or value is None:
-        return repr(value)
-    return None

@@ -1,15 +1,20 @@
 """Reads what a box wrote (`box.py` has the form) as events. All of it is checked: the program in the box may have written it."""
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from environments.traces.box_values import Text, int_text
+from environments.traces.forms import NoForm, read_form
 from environments.traces.records import EventKind, TraceEvent, TraceLimits, TraceStatus
 from environments.traces.text import UNCHANGED
 
-_KINDS = {"c": EventKind.CALL, "l": EventKind.LINE, "r": EventKind.RETURN, "x": EventKind.EXCEPTION}
+_KINDS = {1: EventKind.CALL, 2: EventKind.RETURN, 3: EventKind.EXCEPTION}
 _STATUSES = {status.value: status for status in TraceStatus}
 _MAX_SHOWN = 4_000_000
 """Locals of all events together."""
+_MAX_CACHED = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,26 +40,33 @@ class _Limit(Exception):
         self.status = status
 
 
-def read_record(data: bytes, *, lines: Sequence[str], limits: TraceLimits, ended: bool) -> Record:
-    """`ended`: the box ended by itself, so its record is whole; else the last part may be cut off, and is left out."""
-    text = data.decode("utf-8", "replace")
-    records = text.split("\x1e")
-    if records.pop(0):
-        return Record(events=(), status=TraceStatus.SPOILED, reason="the record does not begin as one")
-    final = records.pop() if ended and records and records[-1].startswith("E") else None
-    if final is None and not ended and records:
-        records.pop()
+def read_record(data: bytes, *, lines: Sequence[str], limits: TraceLimits) -> Record:
+    """A batch that was cut off, as by the death of its box, is left out."""
     reader = _Reader(lines=lines, limits=limits)
     try:
-        for record in records:
-            reader.read(record)
-        if final is None:
-            return Record(events=tuple(reader.events), status=None)
-        return _final(final, events=tuple(reader.events), limits=limits)
-    except _Spoiled as error:
-        return Record(events=tuple(reader.events), status=TraceStatus.SPOILED, reason=f"the program wrote into the record: {error}")
+        for batch in _batches(data):
+            if reader.final is not None:
+                raise _Spoiled("it goes on behind its end")
+            reader.read(batch)
+    except (_Spoiled, NoForm) as error:
+        reason = _printable(f"the program wrote into the record: {error}", limits=limits)
+        return Record(events=tuple(reader.events), status=TraceStatus.SPOILED, reason=reason)
     except _Limit as limit:
         return Record(events=tuple(reader.events), status=limit.status, reason=str(limit))
+    return reader.final or Record(events=tuple(reader.events), status=None)
+
+
+def _batches(data: bytes) -> Iterator[list[Any]]:
+    at = 0
+    while at + 4 <= len(data):
+        (size,) = struct.unpack_from("<I", data, at)
+        if at + 4 + size > len(data):
+            return
+        batch = read_form(data[at + 4 : at + 4 + size])
+        if type(batch) is not list:
+            raise _Spoiled("a batch that is no list")
+        yield batch
+        at += 4 + size
 
 
 class _Reader:
@@ -62,65 +74,129 @@ class _Reader:
 
     def __init__(self, *, lines: Sequence[str], limits: TraceLimits) -> None:
         self.events: list[TraceEvent] = []
+        self.final: Record | None = None
         self._lines, self._limits = lines, limits
         self._frames: list[dict[str, str]] = []
         self._names: set[str] = {".0"}
+        self._texts: dict[Any, str] = {}
         self._shown = 0
 
-    def read(self, record: str) -> None:
-        head, *parts = record.removesuffix("\x1f").split("\x1f")
-        kind = _KINDS.get(head[:1])
-        if kind is None or not head[1:].isdecimal() or len(head) > 10:
-            raise _Spoiled(f"no event is {head[:20]!r}")
-        number = int(head[1:])
-        if len(self.events) >= self._limits.events:
-            raise _Limit(TraceStatus.EVENTS, f"more than {self._limits.events} events")
-        if kind is EventKind.CALL:
-            self._frames.append({})
-        elif not self._frames:
-            raise _Spoiled(f"a {kind} outside of any call")
-        shown = value = None
-        if kind is EventKind.CALL or kind is EventKind.LINE:
-            shown = self._change(parts)
-        elif len(parts) == 1:
-            value = self._text(parts[0])
-        else:
-            raise _Spoiled(f"a {kind} without one value")
+    def read(self, batch: list[Any]) -> None:
+        if len(batch) == 1 and type(batch[0]) is tuple:
+            self._end(batch[0])
+            return
+        at, size = 0, len(batch)
+        while at < size:
+            head = batch[at]
+            if type(head) is not int:
+                raise _Spoiled("an event that is no number")
+            kind = EventKind.LINE if head > 0 else _KINDS.get(-head & 3)
+            if kind is None or (kind is not EventKind.CALL and not self._frames):
+                raise _Spoiled(f"event {head} outside of any call")
+            if len(self.events) >= self._limits.events:
+                raise _Limit(TraceStatus.EVENTS, f"more than {self._limits.events} events")
+            at += 1
+            shown = value = None
+            if kind is EventKind.LINE or kind is EventKind.CALL:
+                if kind is EventKind.CALL:
+                    self._frames.append({})
+                at = self._change(batch, at)
+                shown = self._frames[-1].copy()
+            elif at < size:
+                value = self._text(batch[at])
+                at += 1
+            else:
+                raise _Spoiled("an event without its value")
+            self._add(kind, head if head > 0 else -head >> 2, shown, value)
+
+    def _add(self, kind: EventKind, number: int, shown: dict[str, str] | None, value: str | None) -> None:
         line = self._lines[number - 1] if 0 < number <= len(self._lines) else ""
         self.events.append(TraceEvent(kind=kind, line=line, locals=shown, value=value, line_no=number, depth=len(self._frames)))
         if kind is EventKind.RETURN:
             self._frames.pop()
 
-    def _change(self, parts: list[str]) -> dict[str, str]:
+    def _change(self, batch: list[Any], at: int) -> int:
+        """Take the changes from `at` on over into the innermost frame; where they end."""
         frame = self._frames[-1]
-        for part in parts:
-            name, equals, text = part.partition("=")
+        while at < len(batch) and type(batch[at]) is str:
+            name = batch[at]
             if name not in self._names:
                 if not name.isidentifier():
                     raise _Spoiled(f"no local is called {name[:20]!r}")
                 self._names.add(name)
-            if equals:
-                frame[name] = self._text(text)
-            else:
+            if at + 1 == len(batch):
+                raise _Spoiled("a local without a value")
+            if batch[at + 1] is ...:
                 frame.pop(name, None)
+            else:
+                frame[name] = self._text(batch[at + 1])
+            at += 2
         self._shown += len(frame)
         if self._shown > _MAX_SHOWN:
             raise _Limit(TraceStatus.BYTES, f"more than {_MAX_SHOWN} locals in all events")
-        return frame.copy()
+        return at
 
-    def _text(self, text: str) -> str:
-        if len(text) > self._limits.repr_chars + 3 or text == UNCHANGED or not text.isprintable():
+    def _text(self, written: Any) -> str:
+        """The text of what `Shown` gave. Large ones are kept: a frame shows the same value again and again."""
+        kind = type(written)
+        if kind is int:
+            return int_text(written)
+        if kind is bytes or kind is str or kind is tuple:
+            try:
+                text = self._texts.get(written)
+            except TypeError:
+                raise _Spoiled("a value of no known form") from None
+            if text is None:
+                if len(self._texts) >= _MAX_CACHED:
+                    self._texts.clear()
+                text = self._texts[written] = self._make_text(written)
+            return text
+        if written is None or kind is float or kind is bool:
+            return repr(written)
+        raise _Spoiled("a value of no known form")
+
+    def _make_text(self, written: Any) -> str:
+        chars = self._limits.repr_chars
+        if type(written) is bytes:
+            text = _plain_text(written, chars=chars)
+        elif type(written) is str:
+            text = Text.of(written, chars=chars)
+        elif len(written) == 1 and type(written[0]) is str:
+            text = written[0]
+        elif len(written) == 3 and type(written[0]) is str and type(written[1]) is bool and type(written[2]) is bytes:
+            text = _object_text(written[0], written[2], is_dataclass=written[1], chars=chars)
+        else:
+            raise _Spoiled("a value of no known form")
+        if len(text) > chars + 3 or text == UNCHANGED or not text.isprintable():
             raise _Spoiled(f"no value is {text[:20]!r}")
         return text
 
+    def _end(self, final: tuple[Any, ...]) -> None:
+        if len(final) != 3 or final[0] not in _STATUSES or type(final[1]) is not str or type(final[2]) not in (str, type(None)):
+            raise _Spoiled("its end")
+        value = None if final[2] is None else self._text((final[2],))
+        reason = _printable(final[1], limits=self._limits)
+        self.final = Record(events=tuple(self.events), status=_STATUSES[final[0]], reason=reason, value=value)
 
-def _final(record: str, *, events: tuple[TraceEvent, ...], limits: TraceLimits) -> Record:
-    head, *parts = record.split("\x1f")
-    status = _STATUSES.get(head[1:])
-    if status is None or not parts or (len(parts) > 1 and (len(parts) != 3 or parts[1] != "returned")):
-        raise _Spoiled("its last record")
-    value = parts[2] if len(parts) == 3 else None
-    if value is not None and (len(value) > limits.repr_chars + 3 or not value.isprintable()):
-        raise _Spoiled("what the entry returned")
-    reason = "".join(letter if letter.isprintable() else " " for letter in parts[0][: limits.repr_chars])
-    return Record(events=events, status=status, reason=reason, value=value)
+
+def _plain_text(form: bytes, *, chars: int) -> str:
+    try:
+        return Text.of(read_form(form), chars=chars)
+    except NoForm:  # a value of built-in type that is no plain one, such as a code object in a list
+        return "<...>"
+
+
+def _object_text(name: str, form: bytes, *, is_dataclass: bool, chars: int) -> str:
+    """An instance with plain attributes, as `Text` writes one."""
+    try:
+        own = read_form(form)
+    except NoForm:
+        own = None
+    if type(own) is not dict:
+        return f"<{name}>"
+    attributes = [(key, item) for key, item in own.items() if type(key) is str and key.isidentifier()]
+    return Text.of_instance(name, attributes, is_dataclass=is_dataclass, chars=chars)
+
+
+def _printable(text: str, *, limits: TraceLimits) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text[: limits.repr_chars])
