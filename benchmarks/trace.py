@@ -159,7 +159,7 @@ def record(name: str, size: int, folder: Path) -> tuple[bytes, Trace]:
     channel.flush()
     os.close(writing)
     data = path.read_bytes()
-    found = read_record(data, lines=SOURCE.split("\n"), limits=TraceLimits(events=10**6))
+    found = read_record(data, lines=SOURCE.split("\n"), first_line=1, limits=TraceLimits(events=10**6))
     return data, Trace(source=SOURCE, entry_line=2, events=found.events, complete=True)
 
 
@@ -173,7 +173,7 @@ def frame_rates(*, rounds: int) -> dict[str, float]:
     assert [parse_trace(text) for text in texts] == traces
     lines = SOURCE.split("\n")
     sides: dict[str, Callable[[], object]] = {
-        "frames_per_s_read": lambda: [read_record(data, lines=lines, limits=TraceLimits()) for data, _ in found],
+        "frames_per_s_read": lambda: [read_record(data, lines=lines, first_line=1, limits=TraceLimits()) for data, _ in found],
         "frames_per_s_written": lambda: [render_trace(trace) for trace in traces],
         "frames_per_s_parsed": lambda: [parse_trace(text) for text in texts],
     }

@@ -40,9 +40,9 @@ class _Limit(Exception):
         self.status = status
 
 
-def read_record(data: bytes, *, lines: Sequence[str], limits: TraceLimits) -> Record:
-    """A batch that was cut off, as by the death of its box, is left out."""
-    reader = _Reader(lines=lines, limits=limits)
+def read_record(data: bytes, *, lines: Sequence[str], first_line: int, limits: TraceLimits) -> Record:
+    """A batch that was cut off, as by the death of its box, is left out. `first_line`: of a script; Python has its call on line 0."""
+    reader = _Reader(lines=lines, first_line=first_line, limits=limits)
     try:
         for batch in _batches(data):
             if reader.final is not None:
@@ -72,10 +72,10 @@ def _batches(data: bytes) -> Iterator[list[Any]]:
 class _Reader:
     """Follows the frames of the program, event by event."""
 
-    def __init__(self, *, lines: Sequence[str], limits: TraceLimits) -> None:
+    def __init__(self, *, lines: Sequence[str], first_line: int, limits: TraceLimits) -> None:
         self.events: list[TraceEvent] = []
         self.final: Record | None = None
-        self._lines, self._limits = lines, limits
+        self._lines, self._first_line, self._limits = lines, first_line, limits
         self._frames: list[dict[str, str]] = []
         self._names: set[str] = {".0"}
         self._texts: dict[Any, str] = {}
@@ -110,6 +110,7 @@ class _Reader:
             self._add(kind, head if head > 0 else -head >> 2, shown, value)
 
     def _add(self, kind: EventKind, number: int, shown: dict[str, str] | None, value: str | None) -> None:
+        number = number or self._first_line
         line = self._lines[number - 1] if 0 < number <= len(self._lines) else ""
         self.events.append(TraceEvent(kind=kind, line=line, locals=shown, value=value, line_no=number, depth=len(self._frames)))
         if kind is EventKind.RETURN:

@@ -71,7 +71,7 @@ async def record_trace(
     }
     files = {**_BOX_FILES, "request.json": json.dumps(request).encode()}
     execution = await sandbox.run(_LAUNCH, files=files, limits=_box_limits(limits))
-    record = read_record(execution.stdout, lines=source_lines(source), limits=limits)
+    record = read_record(execution.stdout, lines=source_lines(source), first_line=marked, limits=limits)
     status, reason = _outcome(execution, record, limits=limits)
     events = Trace(source=source, entry_line=marked, events=record.events, complete=record.status in WHOLE)
     return Recording(

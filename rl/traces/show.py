@@ -77,7 +77,7 @@ def _print_table(recording: Recording) -> None:
         if event.kind is EventKind.RETURN:
             known = {}
         indent = "  " * (event.depth - 1)
-        cells = (indent + event.kind, str(event.line_no), visible(event.line), state)
+        cells = (indent + event.kind, str(event.line_no), visible(event.line, one_line=True), state)
         table.add_row(*(Text(cell, style=_STYLES[event.kind]) for cell in cells))
     console = Console()
     console.print(table)
