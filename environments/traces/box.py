@@ -63,7 +63,6 @@ class Channel:
     def end(self, status: str, reason: str, value: str | None = None) -> NoReturn:
         """Write the last record and end the process: nothing of the program runs after its trace."""
         self.watching = False
-        sys.settrace(None)
         if self._getpid() == self._process:
             with contextlib.suppress(BaseException):  # the program may have closed it
                 type(self._stdout).flush(self._stdout)

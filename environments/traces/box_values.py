@@ -24,6 +24,7 @@ LARGE = 1 << 64
 _MAX_DEPTH = 24
 _CUT = "..."
 _get_name = type.__dict__["__qualname__"].__get__  # type: ignore[attr-defined]
+_get_flags = type.__dict__["__flags__"].__get__  # type: ignore[attr-defined]
 _get_mro = type.__dict__["__mro__"].__get__  # type: ignore[attr-defined]
 _get_members = type.__dict__["__dict__"].__get__  # type: ignore[attr-defined]
 _get_args = BaseException.__dict__["args"].__get__
@@ -57,6 +58,9 @@ class Shown:
     def __init__(self, *, chars: int, buffers: bool) -> None:
         """`buffers`: the program may have bytearrays and arrays, which marshal does not tell from bytes."""
         self._chars, self._buffers = chars, buffers
+        self._wary = False
+        """Whether the program has shown a container that is too large: counting first is slower, but a few lists in one another can
+        stand for more items than memory holds."""
         self._classes: dict[int, tuple[Any, Any, str, bool]] = {}
 
     def value(self, value: Any) -> Any:
@@ -70,7 +74,7 @@ class Shown:
         if kind is list or kind is dict or kind is tuple:
             form = self._form(value)
             return (Text.of(value, chars=self._chars),) if form is None else form
-        if type(kind) is type and kind.__flags__ & _HEAP:
+        if type(kind) is type and _get_flags(kind) & _HEAP:
             known = self._classes.get(id(kind))
             if known is None:
                 known = self._classes[id(kind)] = (kind, *_simple_class(kind))
@@ -83,17 +87,39 @@ class Shown:
     def _form(self, value: Any) -> bytes | None:
         """None for a container that is not plain, holds sets (of which marshal keeps no order), or is too large."""
         try:
-            if len(value) > MAX_ITEMS:
+            if len(value) > MAX_ITEMS or (self._wary and not _is_small(value)):
                 return None
             form = marshal.dumps(value, 2)  # the version without references: equal values have equal forms
-        except (ValueError, TypeError, MemoryError, RecursionError):
+        except (ValueError, TypeError):
+            return None
+        except (MemoryError, RecursionError):
+            self._wary = True
             return None
         if len(form) > MAX_FORM:
+            self._wary = True
             return None
         doubtful = (
             b"<" in form or b">" in form or (self._buffers and b"s" in form)
         )  # codes of sets and bytes, or parts of numbers and texts
         return None if doubtful and not _all_plain(value) else form
+
+
+def _is_small(value: Any) -> bool:
+    """Whether a value, its parts counted as often as they are reached, has no more parts than a form may have."""
+    left, parts = MAX_ITEMS, [value]
+    while parts and left > 0:
+        part = parts.pop()
+        kind = type(part)
+        left -= 1
+        if kind is list or kind is tuple:
+            left -= len(part)
+            parts += part if left > 0 else ()
+        elif kind is dict:
+            left -= 2 * len(part)
+            if left > 0:
+                parts += part.keys()
+                parts += part.values()
+    return left > 0
 
 
 def same_form(value: Any, form: bytes) -> bool:
@@ -118,7 +144,7 @@ def _simple_class(kind: Any) -> tuple[Any, str, bool]:
     """How to get the attributes of an instance that has nothing but its dictionary (None: it has more), name, whether a dataclass."""
     getter = None
     for base in _get_mro(kind):
-        if base is not object and base is not kind and base.__flags__ & _HEAP == 0:
+        if base is not object and base is not kind and _get_flags(base) & _HEAP == 0:
             return None, "", False
         for name, member in _get_members(base).items():
             if type(member) is types.MemberDescriptorType or (name == "__dict__" and type(member) is not types.GetSetDescriptorType):
@@ -142,7 +168,7 @@ class Text:
         writer = Text(chars=chars)
         try:
             return writer._cut(lambda: writer._value(value, 0))
-        except Exception:  # a container that another thread changes, a descriptor that fails
+        except BaseException:  # a container that another thread changes; whatever it is, the trace goes on
             return f"<{type_name(type(value))}>"
 
     @staticmethod
@@ -310,7 +336,7 @@ def type_name(kind: Any) -> str:
 
 
 def type_module(kind: Any) -> str:
-    module = _get_members(kind).get("__module__") if kind.__flags__ & _HEAP else None
+    module = _get_members(kind).get("__module__") if _get_flags(kind) & _HEAP else None
     return module.partition(".")[0] if type(module) is str else "builtins"
 
 
@@ -331,7 +357,7 @@ def attributes_of(value: Any, kind: Any) -> tuple[dict[str, Any], list[tuple[str
         for name, member in _get_members(base).items():
             if type(member) is types.GetSetDescriptorType and name == "__dict__":
                 own = member.__get__(value)
-            elif type(member) is types.MemberDescriptorType and base.__flags__ & _HEAP and not name.startswith("__"):
+            elif type(member) is types.MemberDescriptorType and _get_flags(base) & _HEAP and not name.startswith("__"):
                 try:
                     attributes.append((name, member.__get__(value)))
                 except AttributeError:

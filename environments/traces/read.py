@@ -7,7 +7,7 @@ from typing import Any
 
 from environments.traces.box_values import Text, int_text
 from environments.traces.forms import NoForm, read_form
-from environments.traces.records import EventKind, TraceEvent, TraceLimits, TraceStatus
+from environments.traces.records import WHOLE, EventKind, TraceEvent, TraceLimits, TraceStatus
 from environments.traces.text import UNCHANGED
 
 _KINDS = {1: EventKind.CALL, 2: EventKind.RETURN, 3: EventKind.EXCEPTION}
@@ -177,7 +177,10 @@ class _Reader:
             raise _Spoiled("its end")
         value = None if final[2] is None else self._text((final[2],))
         reason = _printable(final[1], limits=self._limits)
-        self.final = Record(events=tuple(self.events), status=_STATUSES[final[0]], reason=reason, value=value)
+        status = _STATUSES[final[0]]
+        if status in WHOLE and self._frames:
+            status, reason = TraceStatus.UNTRACED, "frames of the program were not followed to their ends"
+        self.final = Record(events=tuple(self.events), status=status, reason=reason, value=value)
 
 
 def _plain_text(form: bytes, *, chars: int) -> str:

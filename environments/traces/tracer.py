@@ -88,7 +88,7 @@ async def record_trace(
 def _box_limits(limits: TraceLimits) -> Limits:
     return Limits(
         wall_seconds=limits.seconds + _START_SECONDS,
-        cpu_seconds=math.ceil(limits.seconds) + 2,
+        cpu_seconds=math.ceil(limits.seconds) + 1,
         memory_mb=limits.memory_mb,
         output_bytes=limits.record_bytes + limits.printed_bytes + _BATCH_BYTES,
     )
