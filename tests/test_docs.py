@@ -49,7 +49,7 @@ pytestmark = pytest.mark.timeout(600)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
-COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "runs", "compact", "show", "plot", "view", "export", "doctor")
+COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "runs", "compact", "show", "plot", "view", "export", "trace", "doctor")
 RECORDED = {
     "benchmarks.md",
     "export.md",
@@ -61,6 +61,7 @@ RECORDED = {
     "sandbox.md",
     "smollm2_svamp.md",
     "swe.md",
+    "traces.md",
 }
 """Of docs/results: written when a run is recorded."""
 
@@ -96,6 +97,9 @@ ANSWERED = {
     'rl grade --env math --reward "math + 0.1*my_pkg.rewards:brevity" --tasks data/tasks.jsonl --responses data/responses.jsonl --json': (
         '"my_pkg.rewards:brevity": {"value": -0.0'
     ),
+    'rl trace double.py --entry double --args "[4]"': '<|line_sep|>{"n": "..", "total": "4", "_": ".."}',
+    'rl trace double.py --entry double --args "[4]" --table': "ok: 9 events, returned 8",
+    "rl trace double.py --json": '"status": "ok"',
 }
 """Run for real, and what they print."""
 NOT_RUN = {

@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 sys.path.insert(0, "/work")  # where the tracer put the modules below, until `main`
 
 from environments.traces.box_lines import CHANGES, LineTable
-from environments.traces.box_values import LARGE, Shown, Text, same_form
+from environments.traces.box_values import LARGE, Shown, Text
 
 FILE = "program.py"
 """Name of the program's file, which is none on disk."""
@@ -133,7 +133,13 @@ def make_tracer(channel: Channel, *, depth_limit: int, shown: Shown, included: C
                         values = frame.f_locals
                         for name in stores:
                             value = values.get(name, MISSING)
-                            if type(value) is int and name not in changing and -LARGE < value < LARGE:
+                            kind = type(value)
+                            if name not in changing and (
+                                (kind is int and -LARGE < value < LARGE)
+                                or (kind is str and len(value) < 100)
+                                or kind is float
+                                or kind is bool
+                            ):
                                 append(name)
                                 append(value)
                                 written[name] = None
@@ -167,8 +173,9 @@ def make_tracer(channel: Channel, *, depth_limit: int, shown: Shown, included: C
 
 
 MISSING = object()
+dumps = marshal.dumps
 Written = dict[str, Any]
-"""Locals of one frame that were written, with what was; None stands for an integer's. A frame has a second one for those that can change
+"""Locals of one frame that were written, with what was; None where that was not kept. A frame has a second one for those that can change
 without being bound anew."""
 
 
@@ -207,8 +214,12 @@ class Locals:
         for name, old in changing.items():
             if effect == CHANGES or type(old) is tuple:
                 value = values.get(name, MISSING)
-                if type(old) is bytes and same_form(value, old):
-                    continue
+                if type(old) is bytes:
+                    try:
+                        if dumps(value, 2) == old:
+                            continue
+                    except (ValueError, TypeError, MemoryError, RecursionError):
+                        pass
                 new = self._value_of(value)
                 if new != old:
                     changing[name] = new
@@ -221,7 +232,12 @@ class Locals:
             return
         if is_function:
             for name, value in values.items():
-                self.look(name, value, written, changing)
+                if type(value) is int and -LARGE < value < LARGE:
+                    self._append(name)
+                    self._append(value)
+                    written[name] = None
+                else:
+                    self.look(name, value, written, changing)
             return
         for name, value in tuple(values.items()):
             if type(name) is str and name.isidentifier() and not (name.startswith("__") and name.endswith("__")):

@@ -23,10 +23,10 @@ _MAX_BITS = 4096
 LARGE = 1 << 64
 _MAX_DEPTH = 24
 _CUT = "..."
-_get_name = type.__dict__["__qualname__"].__get__  # type: ignore[attr-defined]
-_get_flags = type.__dict__["__flags__"].__get__  # type: ignore[attr-defined]
-_get_mro = type.__dict__["__mro__"].__get__  # type: ignore[attr-defined]
-_get_members = type.__dict__["__dict__"].__get__  # type: ignore[attr-defined]
+_get_name = type.__dict__["__qualname__"].__get__
+_get_flags = type.__dict__["__flags__"].__get__
+_get_mro = type.__dict__["__mro__"].__get__
+_get_members = type.__dict__["__dict__"].__get__
 _get_args = BaseException.__dict__["args"].__get__
 _BRACKETS: dict[Any, tuple[str, str]] = {
     list: ("[", "]"),
@@ -65,15 +65,15 @@ class Shown:
 
     def value(self, value: Any) -> Any:
         kind = type(value)
+        if kind is list or kind is dict or kind is tuple:
+            form = self._form(value)
+            return (Text.of(value, chars=self._chars),) if form is None else form
         if kind is str:
             return value if len(value) <= self._chars else value[: self._chars + 1]
         if kind is int:
             return value if -LARGE < value < LARGE else (int_text(value),)
         if value is None or kind is float or kind is bool:
             return value
-        if kind is list or kind is dict or kind is tuple:
-            form = self._form(value)
-            return (Text.of(value, chars=self._chars),) if form is None else form
         if type(kind) is type and _get_flags(kind) & _HEAP:
             known = self._classes.get(id(kind))
             if known is None:
@@ -120,14 +120,6 @@ def _is_small(value: Any) -> bool:
                 parts += part.keys()
                 parts += part.values()
     return left > 0
-
-
-def same_form(value: Any, form: bytes) -> bool:
-    """Whether `form` is the form of `value` still."""
-    try:
-        return marshal.dumps(value, 2) == form
-    except (ValueError, TypeError, MemoryError, RecursionError):
-        return False
 
 
 def _all_plain(value: Any) -> bool:
