@@ -1,6 +1,7 @@
 """Repository tasks: a folder of task folders, as `rl swe mutate` and `rl swe import` write them."""
 
-from dataclasses import dataclass, fields
+import hashlib
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from configs.schema import TaskConfig, bounded
@@ -37,6 +38,7 @@ class SweSource:
 
     The policy gets the instruction and the environment the folder, in which the graders find the rest. `reference['replies']` is the
     gold patch as the replies of an episode, for a warm start, where the task has one.
+    `reference['digest']` is that of the folder's content.
     """
 
     def __init__(self, name: str, *, config: TaskConfig) -> None:
@@ -96,10 +98,15 @@ class SweSource:
             prompt=(*opening, Message(role="user", content=text)),
             payload={"folder": str(folder), **self._options},
         )
-        reference: dict[str, Json] = {"folder": str(folder)}
+        reference: dict[str, Json] = {"folder": str(folder), "digest": _digest(task)}
         if not task.gold.empty:
             reference["replies"] = [render_call(call, tool_format=self._tool_format) for call in oracle_actions(task)]
         return Problem(task=visible, reference=reference, source=self._name)
+
+
+def _digest(task: RepoTask) -> str:
+    """16 hexadecimal digits over all that decides an episode and its verdict, so that the log's `task_hash` tells a changed folder."""
+    return hashlib.sha256(repr(replace(task, metadata={})).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _wanted(task: RepoTask, *, rates: SolveRates, folder: Path) -> bool:
