@@ -43,3 +43,8 @@ def check_needs(reward: str, problem: Problem) -> None:
             signature = inspect.signature(reward_function(term.name.removeprefix(PREFIX)))
             if missing := missing_column(signature, columns_of(problem)):
                 raise FieldMissing(f"{what}: it has no {missing!r}", field=missing)
+
+
+def grades_patches(name: str) -> bool:
+    """Whether a reward of that name grades the patch of a repository task, in containers."""
+    return name in _FOLDER

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl.export.arguments import add_export_command
+from rl.history.arguments import add_history_commands
 from rl.swe.arguments import add_swe_commands
 from rl.traces.arguments import add_trace_command
 
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument("--rollouts", type=_positive, default=200, metavar="N", help="newest rollouts that --export takes (default: 200)")
 
     add_export_command(commands, command=_command)
+    add_history_commands(commands, command=_command)
     add_swe_commands(commands, command=_command, epilog=EPILOG)
     add_trace_command(commands, command=_command)
 

@@ -1,5 +1,7 @@
-"""Files that survive a crash whole, and the checksum that proves it."""
+"""Files that survive a crash whole, the checksum that proves it, and locks."""
 
+import contextlib
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,19 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def exclusive_lock(path: Path) -> contextlib.ExitStack | None:
+    """Hold a lock file until the result is closed, or this process ends; None while another holder has it."""
+    held = contextlib.ExitStack()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    held.callback(os.close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        held.close()
+        return None
+    return held
 
 
 def file_digest(path: Path) -> str:

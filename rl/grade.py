@@ -209,6 +209,12 @@ async def _grade_one(grader: Grader, problem: Problem, response: Response) -> Ve
     text = response.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     messages = (*problem.task.prompt, Message(role="assistant", content=text))
     episode = Episode(messages=messages, stop_reason=StopReason.DONE, n_sampled_tokens=response.n_tokens or 0)
+    score = await grade_with_retries(grader, problem, episode)
+    return Verdict(id=response.id, score=score, seconds=time.monotonic() - started)
+
+
+async def grade_with_retries(grader: Grader, problem: Problem, episode: Episode) -> Score:
+    """The verdict on an episode; one that failed by infrastructure is asked for RETRIES times more."""
     for _ in range(RETRIES + 1):
         try:
             score = await grader.grade(problem, episode)
@@ -216,7 +222,7 @@ async def _grade_one(grader: Grader, problem: Problem, response: Response) -> Ve
             score = Score(reward=None, status=ScoreStatus.INFRA, reason=f"{type(error).__name__}: {error}"[:500])
         if score.status is not ScoreStatus.INFRA:
             break
-    return Verdict(id=response.id, score=score, seconds=time.monotonic() - started)
+    return score
 
 
 def _id(row: Mapping[str, Any], key: str, *, where: str) -> str:

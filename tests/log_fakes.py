@@ -30,6 +30,7 @@ def make_rollout(
     messages: Sequence[Message] | None = None,
     score: Score | None = None,
     outcome: Mapping[str, Any] | None = None,
+    stop_reason: StopReason = StopReason.DONE,
 ) -> Rollout:
     turns = [make_turn(context=[1, 2, 3], sampled=[7, 8])] if turns is None else turns
     said = [Message(role="user", content="2+2?"), *(Message(role="assistant", content=turn.text) for turn in turns)]
@@ -40,7 +41,7 @@ def make_rollout(
         turns=tuple(turns),
         messages=tuple(said if messages is None else messages),
         score=score or Score(reward=1.0, status=ScoreStatus.OK, parts={"answer": ScorePart(value=1.0, reason="4 is 4")}, reason="right"),
-        stop_reason=StopReason.DONE,
+        stop_reason=stop_reason,
         outcome=outcome or {},
         timings={"generate": 1.5, "score": 0.25},
     )

@@ -49,7 +49,10 @@ pytestmark = pytest.mark.timeout(600)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
-COMMAND_NAMES = ("train", "eval", "grade", "env", "swe", "sql", "runs", "compact", "show", "plot", "view", "export", "trace", "doctor")
+COMMAND_NAMES = (
+    *("train", "eval", "grade", "env", "swe", "sql", "runs", "compact", "show", "plot"),
+    *("rescore", "replay", "diff", "view", "export", "trace", "doctor"),
+)
 RECORDED = {
     "benchmarks.md",
     "export.md",
@@ -232,7 +235,7 @@ def trained(workspace: Path) -> Path:
 @pytest.mark.parametrize(("where", "command"), COMMANDS, ids=[where for where, _ in COMMANDS])
 def test_every_command_has_a_test(where: str, command: str) -> None:
     known = [command in table for table in (RUN, CHECKED, ANSWERED, NOT_RUN)]
-    if re.match(r"rl (sql|runs|compact|show|plot|export|doctor|view \w+ --export)\b", command):
+    if re.match(r"rl (sql|runs|compact|show|plot|rescore|replay|diff|export|doctor|view \w+ --export)\b", command):
         return
     assert sum(known) == 1, f"{where}: add {command!r} to one of the tables of this file: run it, or say why not"
 
@@ -242,7 +245,9 @@ def test_the_tables_hold_nothing_that_is_gone() -> None:
 
 
 LOG_COMMANDS = [
-    (where, command) for where, command in COMMANDS if re.match(r"rl (sql|runs|compact|show|plot|export|view \w+ --export)\b", command)
+    (where, command)
+    for where, command in COMMANDS
+    if re.match(r"rl (sql|runs|compact|show|plot|rescore|replay|diff|export|view \w+ --export)\b", command)
 ]
 
 

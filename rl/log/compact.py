@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rl.durable import exclusive_lock
 from rl.log.blob_sweep import newest_version, sweep_blobs
 from rl.log.manifest import Part, read_manifests
 from rl.log.query import json_line
@@ -72,14 +73,10 @@ class Compactor:
 
     def __init__(self, run_dir: Path) -> None:
         self._folder = RunPaths(root=run_dir).log
-        self._lock = contextlib.ExitStack()
-        fd = os.open(self._folder / "compact.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._lock.callback(os.close, fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise CompactionRuns(f"{self._folder} is being compacted already: wait for it to end") from None
+        lock = exclusive_lock(self._folder / "compact.lock")
+        if lock is None:
+            raise CompactionRuns(f"{self._folder} is being compacted already: wait for it to end")
+        self._lock = lock
         self._writer: PartWriter | None = None
 
     def __enter__(self) -> "Compactor":

@@ -66,7 +66,7 @@ def group_pieces(logged: Sequence[LoggedGroup], *, keep: KeepBlob) -> list[Piece
     pieces = []
     for version, items in sorted(by_version.items()):
         pairs = [(item, rollout) for item in items for rollout in item.group.rollouts]
-        hashes = {item.group.group_id: _task_hash(item.group.problem) for item in items}
+        hashes = {item.group.group_id: task_hash(item.group.problem) for item in items}
         tables = {
             "rollouts": pa.Table.from_pylist([_rollout_row(i, r, hashes[i.group.group_id]) for i, r in pairs], schema=ROLLOUTS),
             "turns": pa.Table.from_pylist([row for i, r in pairs for row in _turn_rows(i, r, keep=keep)], schema=TURNS),
@@ -270,7 +270,7 @@ def _version_segments(rollout: Rollout) -> list[dict[str, int]]:
     return [{"start": start, "version": int(versions[start])} for start in starts]
 
 
-def _task_hash(problem: Problem) -> str:
+def task_hash(problem: Problem) -> str:
     """16 hex digits over everything that defines the problem, the hidden reference included."""
     content: Mapping[str, Any] = {
         "env": problem.task.env,

@@ -1,0 +1,158 @@
+"""Rollouts as the log recorded them, whole again: what a grader or a fresh environment needs of them.
+
+The log has every message (long ones as blobs), the outcome and the budgets' figures. It does not have the problem: the hidden reference
+and the payload come from the run's task sources (`rl.history.problems`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from environments.records import Episode, Json, Message, Role, StopReason
+from rl.log.manifest import read_manifests
+from rl.log.query import RunLog
+from rl.log.runs import RunPaths
+from rl.log.tables import LONG_TEXT
+
+_COLUMNS = (
+    *("rollout_id", "attempt", "logged", "group_id", "group_index", "sample_index", "task_id", "task_hash", "source", "env", "split"),
+    *("dispatch_version", "status", "stop_reason", "error_type", "reward", "reason", "parts", "outcome", "image_digest", "env_version"),
+    *("scorer", "scorer_hash", "sampled_tokens"),
+)
+_TURN_COLUMNS = (
+    *("rollout_id", "message_index", "role", "name", "text", "text_chars", "stdout_ref", "exit_code", "turn", "started", "ended"),
+    *("token_start", "token_end", "finish_reason"),
+)
+_NEAREST = 3
+_IDS_A_QUERY = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One row of `rollouts`, as far as it is needed here."""
+
+    rollout_id: str
+    attempt: int
+    logged: float
+    group_id: str
+    group_index: int
+    sample_index: int
+    task_id: str
+    task_hash: str | None
+    source: str
+    env: str
+    split: str
+    dispatch_version: int
+    status: str
+    stop_reason: str
+    error_type: str | None
+    reward: float | None
+    reason: str | None
+    parts: Mapping[str, Mapping[str, Any]] | None
+    outcome: str | None
+    image_digest: str | None
+    env_version: str | None
+    scorer: str | None
+    scorer_hash: str | None
+    sampled_tokens: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether the episode came to an end of its own; otherwise the infrastructure cut it off, and there is nothing to grade."""
+        return self.stop_reason != StopReason.ERROR.value
+
+    def read_outcome(self) -> Mapping[str, Json]:
+        """What the environment handed over."""
+        return cast(Mapping[str, Json], json.loads(self.outcome)) if self.outcome else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """One message of a rollout."""
+
+    message: Message
+    whole: bool
+    """False for a long text whose blob the log does not have: the message holds its beginning and its end."""
+    turn: int | None
+    """Turn of the policy; None on what it was shown."""
+    started: float | None
+    """Unix seconds in which it was sampled, to `ended`; None on what the policy was shown, and so for the rest."""
+    ended: float | None
+    token_start: int | None
+    """Of its sampled tokens in the rollout's token stream, to `token_end`."""
+    token_end: int | None
+    finish_reason: str | None
+
+    @property
+    def n_tokens(self) -> int:
+        """Sampled tokens."""
+        return (self.token_end or 0) - (self.token_start or 0)
+
+
+def read_rows(log: RunLog, *, where: str = "true", parameters: Sequence[Any] = ()) -> list[Row]:
+    """The rollouts that an SQL condition selects, by policy version and group. Raises QueryError."""
+    sql = f"SELECT {', '.join(_COLUMNS)} FROM (SELECT * FROM rollouts WHERE {where}\n) ORDER BY dispatch_version, group_index, rollout_id"
+    return [Row(**dict(zip(_COLUMNS, row, strict=True))) for row in log.query(sql, parameters).rows]
+
+
+def find_row(log: RunLog, rollout_id: str) -> Row:
+    """One rollout. Raises ValueError with the nearest ids for one that is not there."""
+    found = read_rows(log, where="rollout_id = ?", parameters=(rollout_id,))
+    if found:
+        return found[0]
+    sql = f"SELECT rollout_id FROM rollouts ORDER BY levenshtein(rollout_id, ?), rollout_id LIMIT {_NEAREST}"
+    near = [str(row[0]) for row in log.query(sql, (rollout_id,)).rows]
+    hint = f"; the nearest ids are {', '.join(near)}" if near else ": its log has no rollouts yet"
+    raise ValueError(f"there is no rollout {rollout_id!r} in this run{hint}")
+
+
+def read_messages(log: RunLog, rows: Sequence[Row]) -> dict[str, tuple[Said, ...]]:
+    """All messages of rollouts, by id and in order."""
+    found: dict[str, list[Said]] = {row.rollout_id: [] for row in rows}
+    for start in range(0, len(rows), _IDS_A_QUERY):
+        some = rows[start : start + _IDS_A_QUERY]
+        low, high = min(row.dispatch_version for row in some), max(row.dispatch_version for row in some)
+        sql = (
+            f"SELECT {', '.join(_TURN_COLUMNS)} FROM turns WHERE dispatch_version BETWEEN ? AND ? "
+            f"AND rollout_id IN ({', '.join('?' * len(some))}) ORDER BY rollout_id, message_index"
+        )
+        result = log.query(sql, (low, high, *(row.rollout_id for row in some)))
+        for values in result.rows:
+            row = dict(zip(_TURN_COLUMNS, values, strict=True))
+            found[row["rollout_id"]].append(_said(log, row))
+    return {rollout_id: tuple(messages) for rollout_id, messages in found.items()}
+
+
+def episode_of(row: Row, messages: Sequence[Said]) -> Episode:
+    """What the grader of the run saw."""
+    return Episode(
+        messages=tuple(said.message for said in messages),
+        stop_reason=StopReason(row.stop_reason),
+        n_sampled_tokens=row.sampled_tokens,
+        outcome=row.read_outcome(),
+        policy_version=row.dispatch_version,
+    )
+
+
+def check_schema(root: Path) -> None:
+    """Refuse a log whose rollouts lack what the environment handed to the grader. Raises ValueError."""
+    old = {part.schema_version for part in read_manifests(RunPaths(root=root).log).sealed if part.dataset == "rollouts"} & {1}
+    if old:
+        raise ValueError(
+            f"the log of {root} was written by an older version (schema 1), which did not keep the outcomes of episodes: "
+            "its rollouts cannot be graded or played again; rl diff and rl sql still read them"
+        )
+
+
+def _said(log: RunLog, row: Mapping[str, Any]) -> Said:
+    text, whole = str(row["text"] or ""), True
+    if row["turn"] is None and (row["text_chars"] or 0) > LONG_TEXT:
+        try:
+            text = log.blob(row["stdout_ref"] or "").decode("utf-8", "replace")
+        except ValueError:
+            whole = False
+    message = Message(role=cast(Role, row["role"]), content=text, name=row["name"], exit_code=row["exit_code"])
+    timed = {name: row[name] for name in ("turn", "started", "ended", "token_start", "token_end", "finish_reason")}
+    return Said(message=message, whole=whole, **timed)

@@ -1,0 +1,162 @@
+"""What a new reward over old rollouts comes to, as plain values and for a person."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from rewards.score import ScoreStatus
+from rl.history.appended import Scorer, Value
+from rl.history.signs import Change, GroupChange, Signs, Standing
+from rl.log.metrics import wilson_interval
+from rl.log.text import shorten, visible
+
+_GROUPS_SHOWN = 40
+_REASON_CHARS = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """Verdicts of one scorer over some rollouts."""
+
+    passed: int
+    graded: int
+    ungradable: int
+    mean: float | None
+    """Reward over the graded."""
+
+    @staticmethod
+    def of(values: Sequence[Value]) -> "Rate":
+        """Count."""
+        rewards = [value.reward for value in values if value.reward is not None]
+        statuses = [value.status for value in values]
+        return Rate(
+            passed=statuses.count(ScoreStatus.OK.value),
+            graded=len(rewards),
+            ungradable=statuses.count(ScoreStatus.UNGRADABLE.value),
+            mean=fmean(rewards) if rewards else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """With the pass rate and its 95% Wilson interval."""
+        rate = self.passed / self.graded if self.graded else None
+        return {**asdict(self), "pass_rate": rate, "interval_95": list(wilson_interval(self.passed, self.graded)) if self.graded else None}
+
+    def text(self) -> str:
+        """For a person."""
+        if not self.graded:
+            return "none graded"
+        low, high = wilson_interval(self.passed, self.graded)
+        more = f", {self.ungradable} ungradable" if self.ungradable else ""
+        return f"{self.passed}/{self.graded} = {self.passed / self.graded:.3f} [{low:.3f}, {high:.3f}], mean {self.mean:.4g}{more}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRates:
+    """A task source before and after, over the same rollouts."""
+
+    source: str
+    split: str
+    n: int
+    before: Rate
+    after: Rate
+
+    @staticmethod
+    def of(source: str, *, split: str, before: Sequence[Value], after: Sequence[Value]) -> "SourceRates":
+        """Count both sides."""
+        return SourceRates(source=source, split=split, n=len(after), before=Rate.of(before), after=Rate.of(after))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rescored:
+    """One invocation of `rl rescore`."""
+
+    run: str
+    scorer: Scorer
+    reward: str
+    objective: str
+    scored: int
+    """Rollouts that were scored now."""
+    earlier: int
+    """Selected rollouts that this scorer had scored before."""
+    failures: Mapping[str, int]
+    left_out: Mapping[str, int]
+    rates: tuple[SourceRates, ...]
+    signs: Signs
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "run": self.run,
+            "scorer": self.scorer.name,
+            "scorer_hash": self.scorer.hash,
+            "reward": self.reward,
+            "objective": self.objective,
+            "scored": self.scored,
+            "scored_earlier": self.earlier,
+            "failed": dict(self.failures),
+            "left_out": dict(self.left_out),
+            "sources": [
+                {"source": one.source, "split": one.split, "n": one.n, "before": one.before.to_json(), "after": one.after.to_json()}
+                for one in self.rates
+            ],
+            "groups_compared": self.signs.compared,
+            "groups_incomplete": self.signs.incomplete,
+            "groups": [_group_json(group) for group in self.signs.changed],
+        }
+
+    def text(self) -> str:
+        """For a person."""
+        lines = [f"scorer {self.scorer.name} ({self.scorer.hash}): {self.scored} rollouts scored, {self.earlier} had been before"]
+        lines += [f"left out: {n} rollouts, because {why}" for why, n in self.left_out.items()]
+        lines += [f"not scored: {n} rollouts: {shorten(why, _REASON_CHARS)} (run it again)" for why, n in self.failures.items()]
+        for one in self.rates:
+            lines += [f"{one.source}, {one.split}, {one.n} rollouts", f"  before {one.before.text()}", f"  after  {one.after.text()}"]
+        lines += self._groups()
+        return visible("\n".join(lines))
+
+    def _groups(self) -> list[str]:
+        changed, signs = self.signs.changed, self.signs
+        flips = sum(group.n_flips for group in changed)
+        lines = [
+            f"advantages by objective {self.objective}: {len(changed)} of {signs.compared} groups change sign, {flips} rollouts flip"
+            + (f"; {signs.incomplete} groups are not wholly scored" if signs.incomplete else "")
+        ]
+        for group in changed[:_GROUPS_SHOWN]:
+            lines.append(f"group {group.group_id}, task {visible(group.task_id, one_line=True)}, version {group.dispatch_version}")
+            lines += [
+                f"  {change.rollout_id}  {_standing(change.before)} -> {_standing(change.after)}{_mark(change)}"
+                for change in group.rollouts
+            ]
+        if len(changed) > _GROUPS_SHOWN:
+            lines.append(f"({len(changed) - _GROUPS_SHOWN} more groups: --json has all)")
+        return lines
+
+
+def _mark(change: Change) -> str:
+    return "  flips" if change.flips else "  changes" if change.changes else ""
+
+
+def _standing(standing: Standing) -> str:
+    if standing.advantage is None:
+        return f"{'none':>8} ({standing.status})"
+    return f"{standing.advantage:+8.4f} ({standing.reward:g})" if standing.reward is not None else f"{standing.advantage:+8.4f}"
+
+
+def _group_json(group: GroupChange) -> dict[str, Any]:
+    return {
+        "group_id": group.group_id,
+        "task_id": group.task_id,
+        "source": group.source,
+        "dispatch_version": group.dispatch_version,
+        "rollouts": [
+            {
+                "rollout_id": change.rollout_id,
+                "before": asdict(change.before),
+                "after": asdict(change.after),
+                "changes": change.changes,
+                "flips": change.flips,
+            }
+            for change in group.rollouts
+        ],
+    }
