@@ -70,10 +70,9 @@ def config_for(root: Path, *, tasks: Mapping[str, Any], **sections: Mapping[str,
     return load_config([path])
 
 
-def make_run(
-    root: Path, config: Config, reply: Reply, *, groups: int = 4, samples: int = 4, trained: bool = True
-) -> tuple[RolloutGroup, ...]:
-    """Play groups of training in their order, one a policy version, and log them and what a learner would do with them."""
+def make_run(root: Path, config: Config, reply: Reply, *, groups: int = 4, samples: int = 4, batch: int = 1) -> tuple[RolloutGroup, ...]:
+    """Play groups of training in their order, one a policy version, and log them and what a learner would do with `batch` of them a step
+    (0: it does nothing)."""
     identity = prepare_run(root)
     RunPaths(root=root).config.write_text(dump_config(config))
     mixture = build_tasks(config)
@@ -108,15 +107,14 @@ def make_run(
         use_sandbox(config.sandbox)
         use_containers(config.containers)
         asyncio.run(play(writer))
-    if trained:
-        _train(root, config, finished)
+    if batch:
+        _train(root, config, [finished[start : start + batch] for start in range(0, len(finished), batch)])
     return tuple(finished)
 
 
-def _train(root: Path, config: Config, groups: Sequence[RolloutGroup]) -> None:
-    """A training step for each group."""
+def _train(root: Path, config: Config, batches: Sequence[Sequence[RolloutGroup]]) -> None:
     with LearnerWriter(root, attempt=1) as learner:
-        for step, group in enumerate(groups, start=1):
-            (values,) = advantages(config.objective, [group], max_tokens=config.sampling.max_tokens)
-            samples = to_samples(group, values)
-            learner.write_step(train_step=step, groups=[group], samples=samples, stats=[make_stats(samples)])
+        for step, groups in enumerate(batches, start=1):
+            values = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens)
+            samples = [sample for group, own in zip(groups, values, strict=True) for sample in to_samples(group, own)]
+            learner.write_step(train_step=step, groups=groups, samples=samples, stats=[make_stats(samples)])

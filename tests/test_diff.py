@@ -121,7 +121,7 @@ def test_two_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (source,) = report["sources"]
     assert (source["source"], source["split"]) == ("sums", "train")
     assert source["runs"][0]["pass_rate"] == 0.5 and source["runs"][1]["pass_rate"] == 1.0
-    assert source["runs"][0]["interval_95"][1] < 1.0
+    assert source["runs"][0]["interval_95"][1] < 1.0 and (source["tasks_in_common"], source["difference"]) == (1, 0.5)
     assert report["drops"] == {"zero_variance": [0, 24]}
     text = said(capsys, run, other)
     assert "settings: 1 differ\n  learner.learning_rate: A 1e-06, B 0.5" in text and "zero_variance: A 0 (0.0%), B 24 (100.0%)" in text

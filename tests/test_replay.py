@@ -57,7 +57,7 @@ def one_run(folder: Path, env: str, replies: Callable[[str, int], str], *, sampl
     root = folder / "runs" / env.replace(":", "-")
     root.parent.mkdir(exist_ok=True)
     task = {"kind": "jsonl", "env": env, "path": str(write_sums(folder)), "reward": "math"}
-    make_run(root, config_for(root, tasks={"sums": task}, **sections), replies, groups=1, samples=samples, trained=False)
+    make_run(root, config_for(root, tasks={"sums": task}, **sections), replies, groups=1, samples=samples, batch=0)
     return root
 
 

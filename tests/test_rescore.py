@@ -125,6 +125,21 @@ def test_the_advantages_before_are_those_that_were_trained_on(folder: Path, caps
     assert told == trained and len(told) == 16
 
 
+def test_a_baseline_of_the_batch_needs_the_whole_batch(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "runs" / "batches"
+    root.parent.mkdir()
+    task = {"kind": "jsonl", "env": "math", "path": str(made / "sums.jsonl")}
+    make_run(root, config_for(root, tasks={"sums": task}, objective={"name": "reinforce_pp"}), reply, batch=2)
+    words = ("rescore", str(root), "--plugin", str(made / "plugin.py"), "--reward", "terse", "--json")
+    for where, compared, incomplete in (("group_index = 0", 0, 1), ("group_index < 3", 2, 1), ("true", 4, 0)):
+        assert main([*words, "--where", where]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["groups_compared"], report["groups_incomplete"]) == (compared, incomplete)
+    with RunLog(root) as log:
+        trained = dict(log.query("SELECT rollout_id, advantage FROM learner WHERE admitted").rows)
+    assert {one["rollout_id"]: one["before"]["advantage"] for group in report["groups"] for one in group["rollouts"]} == trained
+
+
 def test_only_what_is_missing_is_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = rescore(capsys, "--reward", "terse", "--where", "group_index < 2 AND sample_index > 0 -- by hand")
     assert (first["scored"], first["groups_compared"], first["groups_incomplete"]) == (6, 0, 2)

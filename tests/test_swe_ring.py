@@ -17,10 +17,11 @@ from rl.authoring.records import RULE_NAMES
 from rl.cli import main
 from rl.log.query import RunLog
 from tests.containers_host import engine
+from tests.history_run import settings_as_found
 from tests.ring import make_tiny_model, metrics, rl, write_config
 from tests.test_swe_source import make_task
 
-__all__ = ["engine"]
+__all__ = ["engine", "settings_as_found"]
 pytestmark = pytest.mark.timeout(400)
 TEST = "from sums import add\n\n\ndef test_add():\n    assert add({a}, {b}) == {c}\n"
 
@@ -78,8 +79,10 @@ def scripted(folder: Path, policy: str, *, tasks: Path) -> dict[str, str]:
     return {"engine": "scripted", "script": str(script)}
 
 
-def test_the_oracle_passes_every_task_and_doing_nothing_none(engine: str, model: Path, tasks: Path, tmp_path: Path) -> None:
-    """The oracle strictly on-policy with `rl train`, doing nothing asynchronously."""
+def test_the_oracle_passes_every_task_and_doing_nothing_none(
+    engine: str, model: Path, tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The oracle strictly on-policy with `rl train`, doing nothing asynchronously. What was played can be graded and played again."""
     folder = tmp_path / "oracle"
     rl("train", config_for(folder, engine=engine, model=model, tasks=tasks, generator=scripted(folder, "oracle", tasks=tasks)))
     run = folder / "runs" / "tiny"
@@ -93,6 +96,11 @@ def test_the_oracle_passes_every_task_and_doing_nothing_none(engine: str, model:
     assert len(facts) == len(rows) and all(digest.startswith("sha256:") and containers == 1 for digest, containers, _ in facts)
     assert all(text.startswith("verdict: passed: all ") and "passed test_sums.py::test_add (" in text for _, _, text in facts)
     assert not any("test_add" in message for message in messages), "the policy is shown nothing of the hidden tests"
+    capsys.readouterr()
+    assert main(["rescore", str(run), "--reward", "cwm_swe", "--json"]) == 0
+    rescored = json.loads(capsys.readouterr().out)
+    assert rescored["scored"] == len(rows) and [source["after"]["pass_rate"] for source in rescored["sources"]] == [1.0, 1.0]
+    assert main(["replay", str(run), "00000000-1"]) == 0
     folder = tmp_path / "noop"
     noop = config_for(folder, engine=engine, model=model, tasks=tasks, generator=scripted(folder, "noop", tasks=tasks))
     rl("train", noop, "rollout.max_staleness=1")

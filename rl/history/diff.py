@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from rl.history.diff_pair import diff_pair
-from rl.history.diff_runs import diff_runs
-from rl.history.diff_task import diff_task
+from rl.history.diff_pair import Pair, diff_pair
+from rl.history.diff_runs import RunDiff, diff_runs
+from rl.history.diff_task import TaskDiff, diff_task
 from rl.log.query import json_line
 from rl.log.runs import find_run
 from rl.view.open_run import OpenRun
@@ -16,6 +16,7 @@ def diff_command(run: str, others: Sequence[str], *, task: str | None, as_json: 
     """Print what differs. Raises ValueError for wrong words and for an unknown run, rollout or task."""
     root = find_run(run)
     opened = OpenRun(root.name, root)
+    report: Pair | TaskDiff | RunDiff
     if task is not None:
         if others:
             raise ValueError(f"--task compares the policy versions of one run, so {' '.join(others)} is too much: {_USE}")
@@ -23,7 +24,10 @@ def diff_command(run: str, others: Sequence[str], *, task: str | None, as_json: 
     elif len(others) == 2:
         report = diff_pair(opened, (others[0], others[1]))
     elif len(others) == 1:
-        other = find_run(others[0])
+        try:
+            other = find_run(others[0])
+        except ValueError as error:
+            raise ValueError(f"{error} ({_USE})") from None
         report = diff_runs(opened, OpenRun(other.name, other))
     else:
         raise ValueError(f"nothing to compare {run} with: {_USE}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rl.history.equal_tokens import Reached, TaskRate, read_reached, read_spent, total
@@ -32,14 +33,37 @@ class SourceDiff:
     split: str
     rates: tuple[TaskRate | None, TaskRate | None]
     """None where a run has no graded rollout of it."""
+    tasks: int
+    """Tasks that both runs have graded."""
+    difference: float | None
+    """Mean over those tasks of B's pass rate - A's: what differs though the tasks are the same."""
+
+    @staticmethod
+    def of(source: str, *, split: str, a: Mapping[str, TaskRate], b: Mapping[str, TaskRate]) -> "SourceDiff":
+        """By task."""
+        common = [(a[task].value, b[task].value) for task in a if task in b]
+        return SourceDiff(
+            source=source,
+            split=split,
+            rates=(total(tuple(a.values())) if a else None, total(tuple(b.values())) if b else None),
+            tasks=len(common),
+            difference=fmean(second - first for first, second in common) if common else None,
+        )
 
     def to_json(self) -> Json:
         """Plain values."""
-        return {"source": self.source, "split": self.split, "runs": [_rate_json(rate) for rate in self.rates]}
+        return {
+            "source": self.source,
+            "split": self.split,
+            "runs": [_rate_json(rate) for rate in self.rates],
+            "tasks_in_common": self.tasks,
+            "difference": self.difference,
+        }
 
     def line(self) -> str:
         """For a person."""
-        return f"  {self.source}, {self.split}: A {_rate_text(self.rates[0])}, B {_rate_text(self.rates[1])}"
+        paired = "no task in common" if self.difference is None else f"B - A over {self.tasks} tasks in common {self.difference:+.3f}"
+        return f"  {self.source}, {self.split}: A {_rate_text(self.rates[0])}, B {_rate_text(self.rates[1])}; {paired}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,16 +183,7 @@ def _versions(a: OpenRun, b: OpenRun) -> dict[str, tuple[tuple[str, ...], tuple[
 
 def _sources(a: Reached, b: Reached) -> tuple[SourceDiff, ...]:
     keys = sorted({*a.tasks, *b.tasks}, key=lambda key: (key[1] == "train", key[0]))
-    return tuple(
-        SourceDiff(
-            source=source,
-            split=split,
-            rates=_two(
-                total(tuple(reached.tasks[source, split].values())) if (source, split) in reached.tasks else None for reached in (a, b)
-            ),
-        )
-        for source, split in keys
-    )
+    return tuple(SourceDiff.of(key[0], split=key[1], a=a.tasks.get(key, {}), b=b.tasks.get(key, {})) for key in keys)
 
 
 def _counts(a: OpenRun, b: OpenRun, sql: str) -> dict[str, tuple[int, int]]:

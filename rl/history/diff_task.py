@@ -3,7 +3,6 @@
 Two versions part where no rollout of the one follows one of the other any further: the pair with the longest common beginning is shown.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -97,7 +96,7 @@ def _closest(run: OpenRun, before: Chapter, after: Chapter) -> tuple[Row, Row]:
     return pair
 
 
-def _said(run: OpenRun, chapter: Chapter, *, side: int) -> list[tuple[Sequence[int], int, Row]]:
+def _said(run: OpenRun, chapter: Chapter, *, side: int) -> list[tuple[list[int], int, Row]]:
     """(tokens from the first sampled one on, side, row) of the rollouts whose tokens the log has."""
     by_id = {row["rollout_id"]: row for row in chapter.rollouts}
     sql = f"SELECT rollout_id, token_ids, segments FROM tokens WHERE dispatch_version = ? AND rollout_id IN ({', '.join('?' * len(by_id))})"

@@ -77,8 +77,8 @@ def unified(then: str, now: str) -> str:
     old, new = then.split("\n"), now.split("\n")
     same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     start = max(0, same - _CONTEXT)
-    cut = [[line[:_LINE_CHARS] for line in lines[start : start + _DIFF_LINES]] for lines in (old, new)]
-    return "\n".join(difflib.unified_diff(*cut, "recorded", "replayed", lineterm="", n=_CONTEXT))
+    then_lines, now_lines = ([line[:_LINE_CHARS] for line in lines[start : start + _DIFF_LINES]] for lines in (old, new))
+    return "\n".join(difflib.unified_diff(then_lines, now_lines, "recorded", "replayed", lineterm="", n=_CONTEXT))
 
 
 def _differ_without(left_out: Rule, then: str, now: str) -> bool:

@@ -85,11 +85,6 @@ class Said:
     token_end: int | None
     finish_reason: str | None
 
-    @property
-    def n_tokens(self) -> int:
-        """Sampled tokens."""
-        return (self.token_end or 0) - (self.token_start or 0)
-
 
 def read_rows(log: RunLog, *, where: str = "true", parameters: Sequence[Any] = ()) -> list[Row]:
     """The rollouts that an SQL condition selects, by policy version and group. Raises QueryError."""

@@ -26,9 +26,10 @@ from rl.history.appended import ScoreAppender, Scorer, Value, read_scores
 from rl.history.problems import RunProblems, check_image, run_config
 from rl.history.recorded import Row, check_schema, episode_of, read_messages, read_rows
 from rl.history.rescored import Rescored, SourceRates
-from rl.history.signs import changed_signs, read_learned
+from rl.history.signs import IN_SCORED_GROUPS, changed_signs, read_learned
 from rl.log.query import RunLog, json_line
 from rl.log.runs import find_run
+from rl.log.text import visible
 
 _CHUNK = 128
 """Rollouts whose messages are read from the log at once."""
@@ -70,26 +71,26 @@ def rescore_command(run: str, *, reward: str, name: str | None, where: str, plug
     check_reward(reward)
     scorer = Scorer(name=name or reward, hash=grader_hash(reward))
     counts = Counts(failures=Counter(), left_out=Counter())
-    with RunLog(root) as log:
+    with ScoreAppender(root, scorer) as appender, RunLog(root) as log:
         rows = read_rows(log, where=where)
         if not rows:
-            raise ValueError(
-                f"no rollout of {root} is selected" + (f" by --where {where!r}" if where != "true" else ": its log has none yet")
-            )
-        with ScoreAppender(root, scorer) as appender:
-            done = read_scores(log, scorer)
-            todo = [row for row in rows if row.finished and row.rollout_id not in done]
-            counts.left_out[CUT_OFF] = sum(not row.finished for row in rows)
-            _check(todo, problems, reward=reward)
+            why = f" by --where {where!r}" if where != "true" else ": its log has none yet"
+            raise ValueError(f"no rollout of {root} is selected{why}")
+        done = read_scores(log, scorer)
+        todo = [row for row in rows if row.finished and row.rollout_id not in done]
+        counts.left_out[CUT_OFF] = sum(not row.finished for row in rows)
+        _check(todo, problems, reward=reward)
 
-            def on_score(job: Job, score: Score) -> None:
-                if score.status is ScoreStatus.INFRA:
-                    counts.failures[score.reason] += 1
-                    return
-                appender.add(job.row, score)
-                counts.scored += 1
+        def on_score(job: Job, score: Score) -> None:
+            if score.status is ScoreStatus.INFRA:
+                counts.failures[score.reason] += 1
+                return
+            appender.add(job.row, score)
+            counts.scored += 1
 
-            asyncio.run(_grade_all(_jobs(log, todo, problems, counts=counts), reward, total=len(todo), on_score=on_score))
+        asyncio.run(_grade_all(_jobs(log, todo, problems, counts=counts), reward, total=len(todo), on_score=on_score))
+        for problem in log.problems:
+            print(f"left out: {visible(problem, one_line=True)}", file=sys.stderr)
     selected = [row.rollout_id for row in rows]
     result = summary(root, config, scorer=scorer, reward=reward, selected=selected, counts=counts, before=len(done.keys() & set(selected)))
     print(json_line(result.to_json()) if as_json else result.text())
@@ -100,12 +101,10 @@ def summary(root: Path, config: Config, *, scorer: Scorer, reward: str, selected
     """Pass rates, means and signs before and after, by the log as it is now."""
     with RunLog(root) as log:
         scores = read_scores(log, scorer)
-        chosen = set(selected)
-        every = read_rows(log)
-        rows = [row for row in every if row.rollout_id in chosen and row.rollout_id in scores]
-        groups = {row.group_id for row in rows}
-        grouped = [row for row in every if row.group_id in groups]
-        signs = changed_signs(config, grouped, messages=read_messages(log, grouped), scores=scores, learned=read_learned(log))
+        chosen = set(selected) & scores.keys()
+        grouped = read_rows(log, where=IN_SCORED_GROUPS, parameters=(scorer.name, scorer.hash))
+        rows = [row for row in grouped if row.rollout_id in chosen]
+        signs = changed_signs(config, grouped, scores=scores, learned=read_learned(log, scorer))
     return Rescored(
         run=str(root),
         scorer=scorer,

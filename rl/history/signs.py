@@ -10,13 +10,17 @@ from environments.records import Problem, StopReason, Task
 from rewards.score import Score, ScoreStatus
 from rl.advantage import advantages
 from rl.filters import DropReason, is_overlong
-from rl.history.appended import Value
-from rl.history.recorded import Row, Said
+from rl.history.appended import Scorer, Value
+from rl.history.recorded import Row
 from rl.log.query import RunLog
 from rl.records import Completion, Rollout, RolloutGroup, Turn
 
 _BATCH_BASELINE = "reinforce_pp"
 """The objective whose baseline is a whole training batch's."""
+_ZERO = 1e-9
+"""An advantage below it is 0 up to rounding."""
+IN_SCORED_GROUPS = "group_id IN (SELECT group_id FROM scores WHERE NOT live AND scorer = ? AND scorer_hash = ?)"
+"""Condition on `rollouts`: of groups in which a scorer has scored at least one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +35,9 @@ class Standing:
     @property
     def sign(self) -> int | None:
         """-1, 0 or 1; None without an advantage."""
-        return None if self.advantage is None else int(np.sign(self.advantage))
+        if self.advantage is None:
+            return None
+        return 0 if abs(self.advantage) < _ZERO else int(np.sign(self.advantage))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +88,19 @@ class Signs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Spoken:
+    """One turn of the policy."""
+
+    n_tokens: int
+    finish_reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Learned:
-    """What the learner did with rollouts."""
+    """What advantages depend on besides rewards."""
+
+    turns: Mapping[str, Sequence[Spoken]]
+    """By rollout."""
 
     step: Mapping[str, int]
     """Training step of each group that was trained on."""
@@ -91,16 +108,23 @@ class Learned:
     """Rollouts that the filter of that name left out."""
 
 
-def read_learned(log: RunLog) -> Learned:
-    """From the `learner` dataset. Raises QueryError."""
+def read_learned(log: RunLog, scorer: Scorer) -> Learned:
+    """For the groups in which a scorer has scored. Raises QueryError."""
     steps = log.query("SELECT group_id, max(train_step) FROM learner WHERE admitted GROUP BY group_id").rows
+    step = {str(group): int(number) for group, number in steps}
     rejected = log.query("SELECT rollout_id FROM learner WHERE drop_reason = ?", (DropReason.GIBBERISH.value,)).rows
-    return Learned(step={str(group): int(step) for group, step in steps}, gibberish=frozenset(str(row[0]) for row in rejected))
+    gibberish = frozenset(str(row[0]) for row in rejected)
+    sql = (
+        "SELECT rollout_id, token_end - token_start, finish_reason FROM turns WHERE turn IS NOT NULL "
+        f"AND rollout_id IN (SELECT rollout_id FROM rollouts WHERE split = 'train' AND {IN_SCORED_GROUPS}) ORDER BY rollout_id, turn"
+    )
+    turns: dict[str, list[Spoken]] = {}
+    for rollout_id, n_tokens, finish_reason in log.query(sql, (scorer.name, scorer.hash)).rows:
+        turns.setdefault(rollout_id, []).append(Spoken(n_tokens=n_tokens, finish_reason=finish_reason))
+    return Learned(turns=turns, step=step, gibberish=gibberish)
 
 
-def changed_signs(
-    config: Config, rows: Sequence[Row], *, messages: Mapping[str, Sequence[Said]], scores: Mapping[str, Value], learned: Learned
-) -> Signs:
+def changed_signs(config: Config, rows: Sequence[Row], *, scores: Mapping[str, Value], learned: Learned) -> Signs:
     """Compare the rewards that were trained on with `scores`, group by group.
 
     `rows` are all rollouts of every group that counts, in order. An episode that infrastructure cut off has no reward on either side.
@@ -112,19 +136,14 @@ def changed_signs(
     incomplete = {group_id for group_id, own in groups.items() if any(row.finished and row.rollout_id not in scores for row in own)}
     batches = [list(groups)]
     if config.objective.name == _BATCH_BASELINE:
-        by_step: dict[int, list[str]] = {}
-        for group_id in groups:
-            if group_id in learned.step:
-                by_step.setdefault(learned.step[group_id], []).append(group_id)
-        batches = list(by_step.values())
-        incomplete |= {group_id for batch in batches if incomplete & set(batch) for group_id in batch} | (
-            groups.keys() - learned.step.keys()
-        )
+        batches = _batches(groups, learned)
+        missing = {step for group_id, step in learned.step.items() if group_id not in groups or group_id in incomplete}
+        incomplete |= {group_id for group_id in groups if learned.step.get(group_id) in missing or group_id not in learned.step}
     changed = []
     for batch in batches:
         whole = [groups[group_id] for group_id in batch if group_id not in incomplete]
-        before = [_group(own, {row.rollout_id: Value(reward=row.reward, status=row.status) for row in own}, messages) for own in whole]
-        after = [_group(own, scores, messages) for own in whole]
+        before = [_group(own, {row.rollout_id: Value(reward=row.reward, status=row.status) for row in own}, learned) for own in whole]
+        after = [_group(own, scores, learned) for own in whole]
         sides = [_standings(config, side, learned) for side in (before, after)]
         for own, old, new in zip(whole, *sides, strict=True):
             changes = tuple(Change(rollout_id=row.rollout_id, before=b, after=a) for row, b, a in zip(own, old, new, strict=True))
@@ -143,6 +162,15 @@ def changed_signs(
     return Signs(compared=len(groups) - len(incomplete), incomplete=len(incomplete), changed=tuple(changed))
 
 
+def _batches(groups: Mapping[str, Sequence[Row]], learned: Learned) -> list[list[str]]:
+    """Groups that were trained on together."""
+    by_step: dict[int, list[str]] = {}
+    for group_id in groups:
+        if group_id in learned.step:
+            by_step.setdefault(learned.step[group_id], []).append(group_id)
+    return list(by_step.values())
+
+
 def _standings(config: Config, groups: Sequence[RolloutGroup], learned: Learned) -> list[list[Standing]]:
     def unfit(rollout: Rollout) -> DropReason | None:
         if rollout.rollout_id in learned.gibberish:
@@ -159,7 +187,7 @@ def _standings(config: Config, groups: Sequence[RolloutGroup], learned: Learned)
     ]
 
 
-def _group(rows: Sequence[Row], values: Mapping[str, Value], messages: Mapping[str, Sequence[Said]]) -> RolloutGroup:
+def _group(rows: Sequence[Row], values: Mapping[str, Value], learned: Learned) -> RolloutGroup:
     """As far as advantages look at it: rewards, lengths and how turns ended."""
     first = rows[0]
     task = Task(id=first.task_id, env=first.env, prompt=())
@@ -170,28 +198,28 @@ def _group(rows: Sequence[Row], values: Mapping[str, Value], messages: Mapping[s
         problem=Problem(task=task, reference={}, source=first.source),
         split=first.split,
         dispatch_version=first.dispatch_version,
-        rollouts=tuple(_rollout(row, values.get(row.rollout_id, cut_off), messages[row.rollout_id]) for row in rows),
+        rollouts=tuple(_rollout(row, values.get(row.rollout_id, cut_off), learned.turns.get(row.rollout_id, ())) for row in rows),
     )
 
 
-def _rollout(row: Row, value: Value, messages: Sequence[Said]) -> Rollout:
+def _rollout(row: Row, value: Value, turns: Sequence[Spoken]) -> Rollout:
     return Rollout(
         rollout_id=row.rollout_id,
         sample_index=row.sample_index,
         seed=0,
-        turns=tuple(_turn(said) for said in messages if said.turn is not None),
+        turns=tuple(map(_turn, turns)),
         messages=(),
         score=Score(reward=value.reward, status=ScoreStatus(value.status)),
         stop_reason=StopReason(row.stop_reason),
     )
 
 
-def _turn(said: Said) -> Turn:
-    n = said.n_tokens
+def _turn(spoken: Spoken) -> Turn:
+    n = spoken.n_tokens
     completion = Completion(
         token_ids_T=np.zeros(n, np.int32),
         logprobs_T=np.zeros(n, np.float32),
         versions_T=np.zeros(n, np.int32),
-        stop_reason=StopReason(said.finish_reason),
+        stop_reason=StopReason(spoken.finish_reason),
     )
-    return Turn(context_ids_P=np.zeros(0, np.int32), completion=completion, text="", started=said.started or 0.0, ended=said.ended or 0.0)
+    return Turn(context_ids_P=np.zeros(0, np.int32), completion=completion, text="", started=0.0, ended=0.0)
