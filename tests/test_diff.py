@@ -121,11 +121,24 @@ def test_two_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (source,) = report["sources"]
     assert (source["source"], source["split"]) == ("sums", "train")
     assert source["runs"][0]["pass_rate"] == 0.5 and source["runs"][1]["pass_rate"] == 1.0
-    assert source["runs"][0]["interval_95"][1] < 1.0 and (source["tasks_in_common"], source["difference"]) == (1, 0.5)
+    assert source["paired"]["difference"] == 0.5 and source["paired"]["problems"] == 1
     assert report["drops"] == {"zero_variance": [0, 24]}
     text = said(capsys, run, other)
     assert "settings: 1 differ\n  learner.learning_rate: A 1e-06, B 0.5" in text and "zero_variance: A 0 (0.0%), B 24 (100.0%)" in text
+    assert "B - A of the one task graded in both: +0.500, too few for an interval" in text
     assert "settings: the same\nversions: the same" in said(capsys, run, run)
+
+
+def test_two_runs_are_paired_by_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Eight tasks, one a version, of which the one run solves none; those at the end of the tokens count."""
+    rows = [{"id": f"t{n}", "question": f"{n}?", "answer": str(n % 2)} for n in range(8)]
+    runs = [sums_run(tmp_path / "runs" / answer, lambda episode, turn, a=answer: rf"\boxed{{{a}}}", rows=rows, groups=8) for answer in "71"]
+    (source,) = diff(capsys, *runs)["sources"]
+    paired, policy = source["paired"], diff(capsys, *runs)["policy_versions"]
+    first, last = policy[0]["train"]
+    assert policy[0] == policy[1] and paired["problems"] == last - first + 1 < 8 and paired["first"] == 0.0
+    assert source["runs"][1]["graded"] == 4 * paired["problems"] and paired["difference"] == source["runs"][1]["pass_rate"]
+    assert "B - A over the" in said(capsys, *runs)
 
 
 def test_two_runs_differ_in_what_graded(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,12 @@
 """Run against run: settings, versions of what played and graded, pass rates at equal tokens, flags, drops."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from rl.history.equal_tokens import Reached, TaskRate, read_reached, read_spent, total
-from rl.log.metrics import wilson_interval
+from rl.history.equal_tokens import Reached, read_reached, read_spent
 from rl.log.text import shorten, visible
+from rl.statistics import Estimate, PairedDifference, Tally, paired_bootstrap, pass_rate
 from rl.view.open_run import OpenRun
 
 _OWN_SETTINGS = ("run.name", "run.dir")
@@ -31,39 +30,42 @@ class SourceDiff:
 
     source: str
     split: str
-    rates: tuple[TaskRate | None, TaskRate | None]
-    """None where a run has no graded rollout of it."""
-    tasks: int
-    """Tasks that both runs have graded."""
-    difference: float | None
-    """Mean over those tasks of B's pass rate - A's: what differs though the tasks are the same."""
+    tallies: tuple[Tally, Tally]
+    """Over all tasks."""
+    rates: tuple[Estimate, Estimate]
+    paired: PairedDifference
+    """Pass rates of the tasks that both runs have graded: B's - A's."""
 
     @staticmethod
-    def of(source: str, *, split: str, a: Mapping[str, TaskRate], b: Mapping[str, TaskRate]) -> "SourceDiff":
+    def of(source: str, *, split: str, a: Mapping[str, Tally], b: Mapping[str, Tally]) -> "SourceDiff":
         """By task."""
-        common = [(a[task].value, b[task].value) for task in a if task in b]
+        none = Tally(passed=0, graded=0)
         return SourceDiff(
             source=source,
             split=split,
-            rates=(total(tuple(a.values())) if a else None, total(tuple(b.values())) if b else None),
-            tasks=len(common),
-            difference=fmean(second - first for first, second in common) if common else None,
+            tallies=(sum(a.values(), none), sum(b.values(), none)),
+            rates=(pass_rate(tuple(a.values())), pass_rate(tuple(b.values()))),
+            paired=paired_bootstrap(*({task: tally.rate for task, tally in own.items()} for own in (a, b))),
         )
 
     def to_json(self) -> Json:
         """Plain values."""
-        return {
-            "source": self.source,
-            "split": self.split,
-            "runs": [_rate_json(rate) for rate in self.rates],
-            "tasks_in_common": self.tasks,
-            "difference": self.difference,
-        }
+        runs = [{**asdict(tally), **_rate_json(rate)} for tally, rate in zip(self.tallies, self.rates, strict=True)]
+        return {"source": self.source, "split": self.split, "runs": runs, "paired": asdict(self.paired)}
 
-    def line(self) -> str:
+    def lines(self) -> list[str]:
         """For a person."""
-        paired = "no task in common" if self.difference is None else f"B - A over {self.tasks} tasks in common {self.difference:+.3f}"
-        return f"  {self.source}, {self.split}: A {_rate_text(self.rates[0])}, B {_rate_text(self.rates[1])}; {paired}"
+        sides = [f"{letter} {_rate_text(*own)}" for letter, own in zip("AB", zip(self.tallies, self.rates, strict=True), strict=True)]
+        return [f"  {self.source}, {self.split}: {', '.join(sides)}", f"    {self._paired()}"]
+
+    def _paired(self) -> str:
+        paired = self.paired
+        if not paired.problems:
+            return "no task was graded in both"
+        if paired.problems == 1:
+            return f"B - A of the one task graded in both: {paired.difference:+.3f}, too few for an interval"
+        told = f"B - A over the {paired.problems} tasks graded in both: {paired.difference:+.3f}"
+        return f"{told} [{paired.low:+.3f}, {paired.high:+.3f}], p {paired.p_value:.3g}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +117,7 @@ class RunDiff:
         lines.append("versions:" if self.versions else "versions: the same environments, images, scorers, tokenizer and chat template")
         lines += [f"  {name}: only A {_values(a)}; only B {_values(b)}" for name, (a, b) in self.versions.items()]
         lines.append(f"pass rates at {self.budget} sampled tokens (A has {self.tokens[0]}, B {self.tokens[1]}); {self._windows()}")
-        lines += [source.line() for source in self.sources]
+        lines += [line for source in self.sources for line in source.lines()]
         for what, counts in (("flags", self.flags), ("drops", self.drops)):
             lines.append(f"{what}:" if counts else f"{what}: none")
             lines += [f"  {name}: A {self._share(a, 0)}, B {self._share(b, 1)}" for name, (a, b) in counts.items()]
@@ -196,18 +198,14 @@ def _two(values: Any) -> tuple[Any, Any]:
     return first, second
 
 
-def _rate_json(rate: TaskRate | None) -> Json | None:
-    if rate is None:
-        return None
-    interval = list(wilson_interval(rate.passed, rate.graded))
-    return {"passed": rate.passed, "graded": rate.graded, "pass_rate": rate.value, "interval_95": interval}
+def _rate_json(rate: Estimate) -> Json:
+    return {"pass_rate": rate.value, "interval_95": [rate.low, rate.high], "tasks": rate.problems}
 
 
-def _rate_text(rate: TaskRate | None) -> str:
-    if rate is None:
-        return "none"
-    low, high = wilson_interval(rate.passed, rate.graded)
-    return f"{rate.passed}/{rate.graded} = {rate.value:.3f} [{low:.3f}, {high:.3f}]"
+def _rate_text(tally: Tally, rate: Estimate) -> str:
+    if not tally.graded:
+        return "none graded"
+    return f"{tally.passed}/{tally.graded} = {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
 
 
 def _value(value: Any) -> str:

@@ -5,9 +5,10 @@ what the shorter run has sampled in training. Training counts over the last quar
 evaluation of a policy that had been trained on no more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rl.statistics import Tally
 from rl.view.open_run import OpenRun
 
 _WINDOW = 0.25
@@ -42,25 +43,13 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TaskRate:
-    """Verdicts on one task."""
-
-    passed: int
-    graded: int
-
-    @property
-    def value(self) -> float:
-        """Pass rate."""
-        return self.passed / self.graded
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Reached:
-    """One run at the budget: by task source and split, the graded tasks."""
+    """One run at the budget."""
 
     versions: Mapping[str, tuple[int, int] | None]
     """By split: first and last policy version that count; None where nothing does."""
-    tasks: Mapping[tuple[str, str], Mapping[str, TaskRate]]
+    tasks: Mapping[tuple[str, str], Mapping[str, Tally]]
+    """By task source and split: how each task fared."""
 
 
 def read_spent(run: OpenRun) -> Spent:
@@ -82,20 +71,16 @@ def read_reached(run: OpenRun, spent: Spent, *, budget: int) -> Reached:
         "train": spent.within(budget) if spent.versions else None,
         "heldout": None if newest is None else (newest, newest),
     }
-    tasks: dict[tuple[str, str], dict[str, TaskRate]] = {}
+    tasks: dict[tuple[str, str], dict[str, Tally]] = {}
     for split, window in windows.items():
         if window is None:
             continue
         sql = (
-            "SELECT source, task_id, count(*) FILTER (status = 'ok') AS passed, count(*) AS graded FROM rollouts "
-            "WHERE split = ? AND dispatch_version BETWEEN ? AND ? AND reward IS NOT NULL GROUP BY source, task_id ORDER BY source, task_id"
+            "SELECT source, task_id, count(*) FILTER (status = 'ok') AS passed, count(reward) AS graded, "
+            "count(*) - count(reward) AS ungraded FROM rollouts WHERE split = ? AND dispatch_version BETWEEN ? AND ? "
+            "GROUP BY source, task_id ORDER BY source, task_id"
         )
         for row in run.rows(sql, (split, *window), limit=_MANY):
-            rate = TaskRate(passed=row["passed"], graded=row["graded"])
-            tasks.setdefault((row["source"], split), {})[row["task_id"]] = rate
+            tally = Tally(passed=row["passed"], graded=row["graded"], ungraded=row["ungraded"])
+            tasks.setdefault((row["source"], split), {})[row["task_id"]] = tally
     return Reached(versions=windows, tasks=tasks)
-
-
-def total(rates: Sequence[TaskRate]) -> TaskRate:
-    """All verdicts together."""
-    return TaskRate(passed=sum(rate.passed for rate in rates), graded=sum(rate.graded for rate in rates))

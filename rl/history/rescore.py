@@ -25,7 +25,7 @@ from rl.graders import check_reward
 from rl.history.appended import ScoreAppender, Scorer, Value, read_scores
 from rl.history.problems import RunProblems, check_image, run_config
 from rl.history.recorded import Row, check_schema, episode_of, read_messages, read_rows
-from rl.history.rescored import Rescored, SourceRates
+from rl.history.rescored import Rate, Rescored, SourceRates
 from rl.history.signs import IN_SCORED_GROUPS, changed_signs, read_learned
 from rl.log.query import RunLog, json_line
 from rl.log.runs import find_run
@@ -121,17 +121,18 @@ def summary(root: Path, config: Config, *, scorer: Scorer, reward: str, selected
 
 def rates(rows: Sequence[Row], scores: Mapping[str, Value]) -> tuple[SourceRates, ...]:
     """By task source and split, before and after."""
-    parted: dict[tuple[str, str], list[Row]] = {}
+    parted: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in rows:
-        parted.setdefault((row.source, row.split), []).append(row)
+        parted.setdefault((row.source, row.split), {}).setdefault(row.task_id, []).append(row)
     return tuple(
-        SourceRates.of(
-            source,
+        SourceRates(
+            source=source,
             split=split,
-            before=[Value(reward=row.reward, status=row.status) for row in own],
-            after=[scores[row.rollout_id] for row in own],
+            n=sum(map(len, by_task.values())),
+            before=Rate.of([Value(reward=row.reward, status=row.status) for row in own] for own in by_task.values()),
+            after=Rate.of([scores[row.rollout_id] for row in own] for own in by_task.values()),
         )
-        for (source, split), own in sorted(parted.items())
+        for (source, split), by_task in sorted(parted.items())
     )
 
 

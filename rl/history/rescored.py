@@ -1,6 +1,6 @@
 """What a new reward over old rollouts comes to, as plain values and for a person."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 from rewards.score import ScoreStatus
 from rl.history.appended import Scorer, Value
 from rl.history.signs import Change, GroupChange, Signs, Standing
-from rl.log.metrics import wilson_interval
 from rl.log.text import shorten, visible
+from rl.statistics import Estimate, Tally, pass_rate
 
 _GROUPS_SHOWN = 40
 _REASON_CHARS = 200
@@ -19,36 +19,33 @@ _REASON_CHARS = 200
 class Rate:
     """Verdicts of one scorer over some rollouts."""
 
-    passed: int
-    graded: int
-    ungradable: int
+    tally: Tally
+    estimate: Estimate
+    """Of the pass rate; its interval knows that rollouts of a task are alike."""
     mean: float | None
     """Reward over the graded."""
 
     @staticmethod
-    def of(values: Sequence[Value]) -> "Rate":
-        """Count."""
-        rewards = [value.reward for value in values if value.reward is not None]
-        statuses = [value.status for value in values]
-        return Rate(
-            passed=statuses.count(ScoreStatus.OK.value),
-            graded=len(rewards),
-            ungradable=statuses.count(ScoreStatus.UNGRADABLE.value),
-            mean=fmean(rewards) if rewards else None,
-        )
+    def of(by_task: Iterable[Sequence[Value]]) -> "Rate":
+        """Count; one sequence a task."""
+        tasks = [tuple(values) for values in by_task]
+        tallies = [_tally(values) for values in tasks]
+        rewards = [value.reward for values in tasks for value in values if value.reward is not None]
+        total = sum(tallies, Tally(passed=0, graded=0))
+        return Rate(tally=total, estimate=pass_rate(tallies), mean=fmean(rewards) if rewards else None)
 
     def to_json(self) -> dict[str, Any]:
-        """With the pass rate and its 95% Wilson interval."""
-        rate = self.passed / self.graded if self.graded else None
-        return {**asdict(self), "pass_rate": rate, "interval_95": list(wilson_interval(self.passed, self.graded)) if self.graded else None}
+        """Plain values."""
+        rate = self.estimate
+        return {**asdict(self.tally), "pass_rate": rate.value, "interval_95": [rate.low, rate.high], "mean": self.mean}
 
     def text(self) -> str:
         """For a person."""
-        if not self.graded:
-            return "none graded"
-        low, high = wilson_interval(self.passed, self.graded)
-        more = f", {self.ungradable} ungradable" if self.ungradable else ""
-        return f"{self.passed}/{self.graded} = {self.passed / self.graded:.3f} [{low:.3f}, {high:.3f}], mean {self.mean:.4g}{more}"
+        tally, rate = self.tally, self.estimate
+        if not tally.graded:
+            return f"none graded of {tally.ungraded}"
+        more = f", {tally.ungraded} ungraded" if tally.ungraded else ""
+        return f"{tally.passed}/{tally.graded} = {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], mean {self.mean:.4g}{more}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +57,6 @@ class SourceRates:
     n: int
     before: Rate
     after: Rate
-
-    @staticmethod
-    def of(source: str, *, split: str, before: Sequence[Value], after: Sequence[Value]) -> "SourceRates":
-        """Count both sides."""
-        return SourceRates(source=source, split=split, n=len(after), before=Rate.of(before), after=Rate.of(after))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +123,12 @@ class Rescored:
         if len(changed) > _GROUPS_SHOWN:
             lines.append(f"({len(changed) - _GROUPS_SHOWN} more groups: --json has all)")
         return lines
+
+
+def _tally(values: Sequence[Value]) -> Tally:
+    graded = sum(value.reward is not None for value in values)
+    passed = sum(value.status == ScoreStatus.OK.value for value in values)
+    return Tally(passed=passed, graded=graded, ungraded=len(values) - graded)
 
 
 def _mark(change: Change) -> str:
