@@ -88,7 +88,7 @@ def test_episodes_are_played_again_in_fresh_containers(run: Path, capsys: pytest
         found = report(capsys, "replay", str(run), rollout, status=0)
         assert [turn["verdict"] for turn in found["turns"]] == ["same"] * turns and found["score"]["same"], found
     clock = report(capsys, "replay", str(run), "00000000-2", status=1)
-    assert [turn["verdict"] for turn in clock["turns"]] == ["same", "diverged", "same", "same", "same"]
+    assert [turn["verdict"] for turn in clock["turns"]] == ["same", "diverged", "same", "same", "unknown"]
     assert clock["score"]["same"] and clock["outcome"]["verdict"] == "same"
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,10 @@ def test_an_end_that_comes_elsewhere_diverges(tmp_path: Path, capsys: pytest.Cap
 def test_an_episode_that_a_limit_cut_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = moody(tmp_path, ["mood"] * 9, rollout={"max_turns": 3, "retries": 0})
     report = replay(capsys, run, "00000000-0", status=0)
-    assert verdicts(report) == ["same"] * 4 and report["score"]["same"]
+    assert verdicts(report) == ["same", "same", "same", "unknown"] and report["score"]["same"]
+    assert report["turns"][3]["why"] == "the recorded episode was cut off here (max_turns), so the log has no answer"
+    assert main(["replay", str(run), "00000000-0"]) == 0
+    assert "same, as far as the log goes (1 not compared)" in capsys.readouterr().out
 
 
 def test_another_score_diverges(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,11 +212,21 @@ def test_an_environment_that_fails_is_no_divergence(
     assert "the environment failed after 0 turns: OSError: the sandbox is gone" in captured.err and not captured.out
 
 
-def test_a_recording_that_infrastructure_cut_off_is_played_as_far_as_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The moods fail, then as now: there is nothing to compare behind it."""
+def test_a_recording_that_infrastructure_cut_off_is_played_as_far_as_it_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = moody(tmp_path, ["mood", "fail"])
     assert main(["replay", str(run), "00000000-0", "--json"]) == 1
     assert "the environment failed after 1 turns: OSError: the mood is gone" in capsys.readouterr().err
+    steps = Moods.step
+
+    async def repaired(self: Moods, action: Message) -> StepResult:
+        return await steps(self, replace(action, content="end") if action.content == "fail" else action)
+
+    monkeypatch.setattr(Moods, "step", repaired)
+    report = replay(capsys, run, "00000000-0", status=0)
+    assert report["outcome"]["verdict"] == "unknown" and report["score"]["replayed"] is None
+    assert report["notes"] == ["infrastructure cut the recorded episode off (OSError), so its end is not compared"]
 
 
 def test_wrong_input_is_told(python_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

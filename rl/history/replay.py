@@ -122,9 +122,16 @@ class Replay:
         if self.outcome.verdict == "diverged":
             lines += [f"outcome: DIVERGED: {self.outcome.why}", *_indented(self.outcome.diff)]
         lines.append(self._score_line())
+        return visible("\n".join([*lines, self._verdict()]))
+
+    def _verdict(self) -> str:
         first = self.first_divergence
-        lines.append("same: every observation, the outcome and the score" if first is None else f"first divergence: {_place(first)}")
-        return visible("\n".join(lines))
+        if first is not None:
+            return f"first divergence: {_place(first)}"
+        unknown = (
+            sum(step.compared.verdict == "unknown" for step in self.steps) + (self.outcome.verdict == "unknown") + (self.score is None)
+        )
+        return f"same, as far as the log goes ({unknown} not compared)" if unknown else "same: every observation, the outcome and the score"
 
     def _score_line(self) -> str:
         recorded = f"{_reward(self.row.reward)} {self.row.status}"
@@ -227,9 +234,11 @@ def _compared(recording: Recording, number: int, result: StepResult, *, exact: b
         return Compared(verdict="diverged", why="the recorded episode ended here, and this one goes on")
     if ended in (StopReason.MAX_TURNS, StopReason.MAX_SECONDS) and result.done:
         return Compared(verdict="diverged", why="the episode ends here, and the recorded one was cut off by a limit")
-    if answer and not result.done:  # it came before the context was full
+    if result.done:
+        return Compared(verdict="same")
+    if answer:  # it came before the context was full
         return compare(answer, result.messages, exact=exact)
-    return Compared(verdict="same")
+    return Compared(verdict="unknown", why=f"the recorded episode was cut off here ({ended.value}), so the log has no answer")
 
 
 def _stop_reason(recording: Recording, result: StepResult, *, played: int) -> StopReason:
@@ -256,6 +265,8 @@ def _budget(config: Config, recording: Recording, number: int) -> Budget:
 
 
 def _outcome(row: Row, outcome: Mapping[str, Json]) -> Compared:
+    if not row.finished:
+        return Compared(verdict="unknown", why="the recorded episode has none")
     then, now = (json.dumps(dict(value), indent=1, sort_keys=True).replace("\\n", "\n") for value in (row.read_outcome(), outcome))
     if then == now:
         return Compared(verdict="same")
