@@ -28,6 +28,12 @@ import os
 from pathlib import Path
 
 from rewards.registry import reward
+from rewards.score import Score, ScoreStatus
+
+
+@reward("talks")
+def talks(problem, response):
+    return Score(reward=1.0, status=ScoreStatus.OK, log="a line\\n" * 5000)
 
 
 @reward("terse")
@@ -205,6 +211,15 @@ def test_two_at_a_time_are_refused(folder: Path, capsys: pytest.CaptureFixture[s
     with ScoreAppender(folder / "runs" / "sums", Scorer(name="a", hash="b")):
         assert main(["rescore", "sums", "--reward", "math"]) == 2
     assert "is being rescored already" in capsys.readouterr().err
+
+
+def test_a_long_log_of_the_scorer_is_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rescore(capsys, "--reward", "talks", "--where", "sample_index = 0")
+    with Compactor(folder / "runs" / "sums") as compactor:
+        compactor.run(Retention())
+    with RunLog(folder / "runs" / "sums") as log:
+        ((reference, count),) = log.query("SELECT log_ref, count(*) FROM scores WHERE scorer = 'talks' GROUP BY ALL").rows
+        assert count == 4 and log.blob(reference) == b"a line\n" * 5000
 
 
 def test_a_person_reads_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

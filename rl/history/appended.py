@@ -21,6 +21,7 @@ from rl.log.query import RunLog
 from rl.log.runs import RunPaths
 from rl.log.schema import SCORES
 from rl.log.storage import PartWriter, Piece
+from rl.log.tables import log_columns
 from rl.log.text import storable
 
 _SEAL_ROWS, _SEAL_SECONDS = 256, 5.0
@@ -81,9 +82,10 @@ class ScoreAppender:
         if self._writer is None:
             self._writer = PartWriter(self._folder, writer="rescore", attempt=0)
         by_version: dict[int, list[dict[str, Any]]] = {}
-        for row, score, scored in waiting:
-            by_version.setdefault(row.dispatch_version, []).append(self._values(row, score, scored))
-        self._writer.seal([_piece(version, rows) for version, rows in sorted(by_version.items())])
+        with self._blobs.pinned():
+            for row, score, scored in waiting:
+                by_version.setdefault(row.dispatch_version, []).append(self._values(row, score, scored))
+            self._writer.seal([_piece(version, rows) for version, rows in sorted(by_version.items())])
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +113,7 @@ class ScoreAppender:
             "status": score.status.value,
             "components": [(storable(name), {"value": p.value, "weight": p.weight, "reason": storable(p.reason)}) for name, p in parts],
             "reason": storable(score.reason),
-            "log_ref": self._blobs.keep(score.log) if score.log else None,
+            **log_columns(score.log, keep=self._blobs.keep),
         }
 
 

@@ -155,8 +155,15 @@ def _score_row(item: LoggedGroup, rollout: Rollout, *, keep: KeepBlob) -> dict[s
         "status": score.status.value,
         "components": _parts(rollout),
         "reason": storable(score.reason),
-        "log": storable(shortened(score.log, chars=ROW_LOG_CHARS)) or None,
-        "log_ref": keep(shortened(score.log, chars=_LOG_CHARS)) if len(score.log) > ROW_LOG_CHARS else None,
+        **log_columns(score.log, keep=keep),
+    }
+
+
+def log_columns(log: str, *, keep: KeepBlob) -> dict[str, str | None]:
+    """How a score's log stands in its row of `scores`, and what of a longer one is kept."""
+    return {
+        "log": storable(shortened(log, chars=ROW_LOG_CHARS)) or None,
+        "log_ref": keep(shortened(log, chars=_LOG_CHARS)) if len(log) > ROW_LOG_CHARS else None,
     }
 
 
