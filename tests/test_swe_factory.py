@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import docker
@@ -30,7 +31,10 @@ from environments.swe.folder import read_task, task_folders, write_task
 from environments.swe.images.record import read_image
 from environments.swe.images.rootfs import python_image_reference
 from environments.swe.records import Outcome, PatchError, RepoImage, SuiteRequest, SuiteResult, TestOutcome, TreeChange
-from examples.short_functions import write_repository
+from environments.swe.tool_bodies import Edit
+from environments.swe.tool_format import parse_call
+from examples.short_functions import module_text, write_repositories
+from examples.short_functions_base import demonstrations, unused_functions
 from rewards.score import Score, ScoreStatus
 from rl.log.runs import prepare_run
 from rl.log.writer import RolloutWriter
@@ -491,19 +495,40 @@ def test_real_rows_are_read_and_their_images_asked_for(engine: str, tmp_path: Pa
 
 
 def test_short_functions_are_small_sound_and_always_the_same(tmp_path: Path) -> None:
-    write_repository(tmp_path / "one", modules=40, seed=3)
-    write_repository(tmp_path / "two", modules=40, seed=3)
-    one, two = (subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path / name) for name in ("one", "two"))
+    for name in ("one", "two"):
+        write_repositories(tmp_path / name, repositories=2, modules=20, seed=3)
+    one, two = (subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path / name / "r1") for name in ("one", "two"))
     assert one == two
-    assert max(path.stat().st_size for path in (tmp_path / "one").glob("m*.py")) < 120
-    assert len({path.read_text() for path in (tmp_path / "one").glob("m*.py")}) == 40
-    done = subprocess.run(["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path / "one", capture_output=True, text=True)
-    assert "40 passed" in done.stdout
-    for bad in ({"modules": 0}, {"modules": 10**6}):
-        with pytest.raises(ValueError, match="--modules"):
-            write_repository(tmp_path / "three", seed=0, **bad)
+    modules = [path.read_text() for path in (tmp_path / "one").glob("r*/?.py")]
+    assert max(map(len, modules)) < 120
+    assert len(set(modules)) == 40
+    for folder in ("r0", "r1"):
+        command = ["python3", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        done = subprocess.run(command, cwd=tmp_path / "one" / folder, capture_output=True, text=True)
+        assert "20 passed" in done.stdout
+    with pytest.raises(ValueError, match="--modules is 27"):
+        write_repositories(tmp_path / "three", repositories=1, modules=27, seed=0)
+    with pytest.raises(ValueError, match="--repositories is 0"):
+        write_repositories(tmp_path / "three", repositories=0, modules=1, seed=0)
     with pytest.raises(ValueError, match="already there"):
-        write_repository(tmp_path / "one", modules=1, seed=0)
+        write_repositories(tmp_path / "one", repositories=1, modules=1, seed=0)
+
+
+def test_the_base_learns_from_edits_that_repair_functions_it_will_never_be_asked_about(tmp_path: Path) -> None:
+    write_repositories(tmp_path / "short", repositories=4, modules=25, seed=0)
+    rng = random.Random(0)
+    functions = unused_functions(tmp_path / "short", rng)
+    assert len(set(functions)) == 2000
+    asked = {path.read_text() for path in (tmp_path / "short").glob("r*/?.py")}
+    sound = {module_text(function) for function in functions}
+    assert len(asked) == 100 and not asked & sound
+    for example in islice(demonstrations(functions, rng), 50):
+        fix, said, source = example.prompt[0].content.split("\n", 2)
+        edit = Edit.read(parse_call(example.answer, tool_format="cwm").body)
+        assert fix == f"Fix {edit.path}" and re.fullmatch(r"f\(\d+(,\d+)?\) gives -?\d+, not -?\d+", said)
+        assert source not in sound and source.count(edit.search) == 1 and source.replace(edit.search, edit.replace) in sound
+    with pytest.raises(ValueError, match="has no repositories"):
+        unused_functions(tmp_path, rng)
 
 
 def test_rates_of_a_run_go_into_its_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
