@@ -74,7 +74,7 @@ def episode(example: SftExample, tokenizer: ChatTokenizer) -> TokenExample:
     """The edit, what the environment says to it, and submit."""
     first = tokenize_example(example, tokenizer=tokenizer)
     path = Edit.read(parse_call(example.answer, tool_format="cwm").body).path
-    budget = Budget(turns=2, tokens=CONTEXT + 1 - len(first.token_ids), seconds=SECONDS - 1, seconds_in_all=SECONDS)
+    budget = Budget(turns=2, tokens=CONTEXT - len(first.token_ids), seconds=SECONDS - 1, seconds_in_all=SECONDS)
     said = Message(role="tool", name="edit", content=observation(f"{path} changed at line 3; it has 3 lines now.", budget))
     before = (*example.prompt, Message(role="assistant", content=example.answer))
     heard = Renderer(tokenizer).render_continuation((said,), after=before).tolist()

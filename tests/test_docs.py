@@ -66,6 +66,8 @@ RECORDED = {
     "sandbox.md",
     "smollm2_svamp.md",
     "swe.md",
+    "swe_short.md",
+    "swe_short.png",
     "traces.md",
 }
 """Of docs/results: written when a run is recorded."""

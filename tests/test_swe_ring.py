@@ -2,20 +2,33 @@
 
 import asyncio
 import json
+import random
+import re
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from environments.containers.make import make_containers
-from environments.swe.folder import write_task
+from configs.load import load_config
+from environments.containers.make import make_containers, use_containers
+from environments.sources.swe_tasks import SweSource
+from environments.swe.factory.gold import restoring_patch
+from environments.swe.folder import read_task, write_task
 from environments.swe.images.rootfs import ensure_python_image
 from environments.swe.records import Patch, TreeChange
+from environments.swe.tool_bodies import Edit
+from environments.swe.tool_format import parse_call
+from examples.short_functions import write_repositories
+from examples.short_functions_base import demonstrations, episode, save_blank, unused_functions
 from rl.authoring.records import RULE_NAMES
 from rl.cli import main
+from rl.demonstrations import play_demonstrations
 from rl.log.query import RunLog
+from rl.prompt import load_tokenizer
+from rl.records import Sampling
 from tests.containers_host import engine
 from tests.history_run import settings_as_found
 from tests.ring import make_tiny_model, metrics, rl, write_config
@@ -114,6 +127,47 @@ def test_a_warm_start_plays_the_gold_patches(engine: str, model: Path, tasks: Pa
     output = rl("train", config_for(tmp_path, engine=engine, model=model, tasks=tasks, warm_start=warm))
     assert "playing 2 demonstrations" in output and "2 supervised steps on 2 examples" in output
     assert "left out" not in output
+
+
+def test_the_episodes_of_the_short_base_are_those_of_the_oracle(engine: str, tasks: Path, tmp_path: Path) -> None:
+    """Token for token, as far as a model could see a difference."""
+    rng = random.Random(0)
+    write_repositories(tmp_path / "short", repositories=1, modules=2, seed=0)
+    made = list(islice(demonstrations(unused_functions(tmp_path / "short", rng), rng), 3))
+    image = read_task(tasks / "sums-1").image
+    for number, example in enumerate(made):
+        edit = Edit.read(parse_call(example.answer, tool_format="cwm").body)
+        source = example.prompt[0].content.split("\n", 2)[2]
+        call = re.search(r"(f\(.*\)) gives .*, not (.*)", example.prompt[0].content)
+        assert call
+        broken, fixed, test = (
+            TreeChange(path=path.encode(), mode=0o100644, data=text.encode())
+            for path, text in (
+                (edit.path, source),
+                (edit.path, source.replace(edit.search, edit.replace)),
+                ("test_f.py", f"from {edit.path[:-3]} import f\n\n\ndef test_f():\n    assert {call[1]} == {call[2]}\n"),
+            )
+        )
+        task = make_task(
+            f"short-{number}",
+            image=image,
+            instruction=example.prompt[0].content,
+            overlay=(broken,),
+            gold=restoring_patch(broken=broken, fixed=fixed),
+            fail_to_pass=("test_f.py::test_f",),
+            test_changes=(test,),
+            test_seconds=60.0,
+        )
+        write_task(task, tmp_path / "tasks" / task.id)
+    save_blank(tmp_path / "model")
+    config = load_config(["configs/swe_short.yaml"], [f"tasks.repair.path={tmp_path / 'tasks'}", f"containers.host={engine}"])
+    use_containers(config.containers)
+    tokenizer = load_tokenizer(tmp_path / "model")
+    found = SweSource("repair", config=config.tasks["repair"])
+    problems = [found.problem(number) for number in range(3)]
+    played = asyncio.run(play_demonstrations(config, problems, tokenizer=tokenizer, sampling=Sampling(max_tokens=40), say=print))
+    assert not played.dropped
+    assert list(played.examples) == [episode(example, tokenizer) for example in made]
 
 
 def test_the_environment_holds_the_rules_of_all_environments(
