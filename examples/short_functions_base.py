@@ -3,8 +3,9 @@
     python -m examples.short_functions_base data/short --out models/short-base
 
 It learns from broken functions and the edits that repair them, as text: nothing runs, and no function of the repositories in the folder is
-among them. First it learns to name the file, then the edit, then whole episodes, as those of the oracle in the ring are. It starts as the
-quickstart's base, with more tokens: what every such episode repeats is one token each, so that an episode is short.
+among them. First it learns to name the file, then the edit, then whole episodes, as those of the oracle in the ring are but for a share
+of wrong operators. It starts as the quickstart's base, with more tokens: what every such episode repeats is one token each, so that an
+episode is short.
 """
 
 import argparse
@@ -41,8 +42,11 @@ WORDS = (
     *("\n* Remaining tokens: ", "\n* Remaining time: at least ", " s\n</budget>"),
 )
 """Tokens besides those of the quickstart's base."""
-COPY_STEPS, COPY_BATCH, STEPS, BATCH_SIZE, EPISODE_STEPS = 150, 128, 200, 64, 80
-"""Of the stages: names, edits, whole episodes. After 400 steps of edits the base is right three times out of four: RL has little to add."""
+COPY_STEPS, COPY_BATCH, STEPS, BATCH_SIZE, EPISODE_STEPS = 150, 128, 700, 64, 80
+"""Of the stages: names, edits, whole episodes."""
+SLIP_RATE = 0.6
+"""Share of the whole episodes whose edit has a wrong operator. The base is weak by design, as that of the quickstart is: RL has that gap to
+close."""
 LEARNING_RATE, EPISODE_LEARNING_RATE = 2e-3, 1e-3
 CONTEXT, SECONDS = 384, 300.0
 """`model.context_length` and `rollout.max_seconds` of the run, which an episode's text tells."""
@@ -50,16 +54,18 @@ N_FUNCTIONS = 2000
 """Functions that the demonstrations are about. Few of them would be learned by heart."""
 
 
-def demonstrations(functions: list[Function], rng: random.Random) -> Iterator[SftExample]:
-    """Endlessly: a function with a wrong operator, what a test says about it, and the edit."""
+def demonstrations(functions: list[Function], rng: random.Random, *, slip_rate: float = 0.0) -> Iterator[SftExample]:
+    """Endlessly: a function with a wrong operator, what a test says, and the edit; at `slip_rate` an edit to another wrong one."""
     while True:
         steps, name = rng.choice(functions), rng.choice(NAMES)
         head, docstring, line = module_text(steps).splitlines(keepends=True)
         place = rng.choice([found.start() for found in re.finditer(r"[-+*]", line)])
-        broken = line[:place] + rng.choice("+-*".replace(line[place], "")) + line[place + 1 :]
+        wrong_ones = rng.sample("+-*".replace(line[place], ""), 2)
+        broken, slipped = (line[:place] + operator + line[place + 1 :] for operator in wrong_ones)
+        answer = slipped if rng.random() < slip_rate else line
         values = rng.sample(range(3, 20), len(arguments(steps).split(",")))
         wrong, right = value_of_line(broken, values), value_of(steps, values)
-        change = Replacement(start=2, old=(broken.encode(),), new=(line.encode(),))
+        change = Replacement(start=2, old=(broken.encode(),), new=(answer.encode(),))
         edits = smallest_edits((head + docstring + broken).encode(), (change,))
         if wrong == right or not edits or len(edits) > 1:
             continue
@@ -136,17 +142,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"steps of the stage of edits (default: {STEPS})")
     args = parser.parse_args()
     rng = random.Random(0)
-    examples = list(islice(demonstrations(unused_functions(args.folder, rng), rng), (args.steps + EPISODE_STEPS) * BATCH_SIZE))
+    functions = unused_functions(args.folder, rng)
+    edits = list(islice(demonstrations(functions, rng), args.steps * BATCH_SIZE))
+    sloppy = islice(demonstrations(functions, rng, slip_rate=SLIP_RATE), EPISODE_STEPS * BATCH_SIZE)
     torch.set_num_threads(1)  # the model is too small to gain from more, and one thread gives the same bits everywhere
     with tempfile.TemporaryDirectory(prefix="short-base-") as scratch:
         blank, copier, editor = (Path(scratch) / name for name in ("blank", "copier", "editor"))
         save_blank(blank)
         names = list(islice(copies(rng), COPY_STEPS * COPY_BATCH))
         stage(blank, names, out=copier, steps=COPY_STEPS, batch_size=COPY_BATCH, learning_rate=LEARNING_RATE)
-        edits, last = examples[: args.steps * BATCH_SIZE], examples[args.steps * BATCH_SIZE :]
         stage(copier, edits, out=editor, steps=args.steps, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
         tokenizer = load_tokenizer(blank)
-        episodes = [episode(example, tokenizer) for example in last]
+        episodes = [episode(example, tokenizer) for example in sloppy]
         stage(editor, episodes, out=args.out, steps=EPISODE_STEPS, batch_size=BATCH_SIZE, learning_rate=EPISODE_LEARNING_RATE)
     print(f"wrote {args.out}")
 

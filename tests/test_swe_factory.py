@@ -527,6 +527,10 @@ def test_the_base_learns_from_edits_that_repair_functions_it_will_never_be_asked
         edit = Edit.read(parse_call(example.answer, tool_format="cwm").body)
         assert fix == f"Fix {edit.path}" and re.fullmatch(r"f\(\d+(,\d+)?\) gives -?\d+, not -?\d+", said)
         assert source not in sound and source.count(edit.search) == 1 and source.replace(edit.search, edit.replace) in sound
+    for example in islice(demonstrations(functions, rng, slip_rate=1.0), 20):
+        edit = Edit.read(parse_call(example.answer, tool_format="cwm").body)
+        source = example.prompt[0].content.split("\n", 2)[2]
+        assert source.count(edit.search) == 1 and source.replace(edit.search, edit.replace) not in {source, *sound}
     with pytest.raises(ValueError, match="has no repositories"):
         unused_functions(tmp_path, rng)
 
