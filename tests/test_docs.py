@@ -67,7 +67,6 @@ RECORDED = {
     "smollm2_svamp.md",
     "swe.md",
     "swe_short.md",
-    "swe_short.png",
     "traces.md",
 }
 """Of docs/results: written when a run is recorded."""
