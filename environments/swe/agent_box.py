@@ -24,6 +24,9 @@ _END_SECONDS = 10.0
 """For the engine to say how a main process ended whose outputs are closed."""
 _CHANGES_SECONDS = 120.0
 _LARGEST_HEADER, _LARGEST_LISTING = 1 << 16, 1 << 25
+_MOST_ENTRIES = 200_000
+"""Of a listing. A driver that somebody took over could send as many as make the host run out of memory."""
+_CODES = range(256)
 _KILLED = 137
 
 
@@ -85,7 +88,7 @@ class AgentBox:
             tail=data[max(head, 0) :],
             dropped=max(dropped, 0),
             ended=str(ended),
-            code=code if isinstance(code, int) else None,
+            code=code if type(code) is int and code in _CODES else None,
         )
 
     async def edit(self, path: str, *, search: str, replace: str, around: int) -> bytes:
@@ -192,6 +195,8 @@ class _Gone(Exception):
 def read_changes(data: bytes) -> tuple[TreeChange, ...]:
     """What the driver says of the work folder. Raises ValueError for what cannot be true."""
     at = 8 + int.from_bytes(data[:8], "big")
+    if at - 8 > _LARGEST_LISTING or data.count(b"[", 8, at) + data.count(b"{", 8, at) > _MOST_ENTRIES:
+        raise ValueError("too long a listing")
     listed = json.loads(data[8:at])
     found: dict[bytes, TreeChange] = {}
     if not isinstance(listed, list):

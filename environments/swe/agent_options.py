@@ -33,7 +33,7 @@ class AgentOptions:
     """Of one observation, without the budget block; the middle of a longer one is left out."""
     edit_context: int = 4
     """Lines around a change that edit shows; 0: it shows none."""
-    submit_mb: int = 1024
+    submit_mb: int = 64
     """Largest work folder that can be submitted, as a tar, MiB."""
 
     def __post_init__(self) -> None:

@@ -6,18 +6,20 @@ at in scratch repositories that borrow its objects.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import marshal
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from weakref import WeakKeyDictionary
 
 from environments.containers.base import Containers
+from environments.swe.changes import FILE, LINK, PROGRAM
 from environments.swe.git import GitError, git, make_repository, scratch_folder, scratch_repository
 from environments.swe.inside.droppings import is_dropping
 from environments.swe.links import check_links
@@ -30,10 +32,14 @@ MOST_PATCH_FILES = 500
 MOST_FILE_BYTES = 32 << 20
 MOST_CHANGED_BYTES = 64 << 20
 """Of all files that a patch leaves changed, together."""
+_APPLY_BYTES = 1 << 30
+"""Memory of git while it applies a patch, of which a few bytes can stand for a file of any size."""
 MOST_FOLDERS = 2000
 """Above all changed files: each takes an inode, of which a container has few."""
 _MOST_REPOSITORIES, _KEPT_SECONDS = 64, 3600.0
 """In the cache: further ones go, the longest unused first, but none that was used within the hour."""
+_MOST_KEPT = 512
+"""Files that were made of single commits, in a repository: two a task."""
 _FORMAT = "2"
 _HEAD_BYTES = 16
 """About an object, before its content."""
@@ -95,10 +101,7 @@ class BaseTree:
 
     async def agent_files(self) -> list[File]:
         """What the agent's work folder has over the image's: the overlay, and a `.git` with one commit and nothing else."""
-        kept = self._repository / f"agent-{self._commit}"
-        if not kept.exists():
-            await self._keep(kept, marshal.dumps(await self._pack_git_folder()))
-        return [*as_files(self._overlay), *marshal.loads(kept.read_bytes())]
+        return [*as_files(self._overlay), *marshal.loads(await self._kept("agent", self._pack_git_folder))]
 
     async def _known(self) -> _Known:
         key = (self._repository, self._commit)
@@ -109,11 +112,18 @@ class BaseTree:
                 del _known[next(iter(_known))]
         return _known[key]
 
-    async def _keep(self, path: Path, data: bytes) -> None:
-        """Write a file that others may write or read at the same time."""
+    async def _kept(self, kind: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
+        """What was made of this commit before, by whomever; else made now and kept. Others may write, read, remove it meanwhile."""
+        path = self._repository / f"{kind}-{self._commit}"
+        try:
+            return await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError:
+            data = await make()
         scratch = path.with_name(f"{path.name}.{os.getpid()}-{time.monotonic_ns()}")
         await asyncio.to_thread(scratch.write_bytes, data)
         scratch.replace(path)
+        await asyncio.to_thread(_prune_kept, self._repository)
+        return data
 
     async def diff(self, changes: Sequence[TreeChange]) -> Patch:
         """The patch of what an agent did to the base, without the droppings of tools. Raises PatchError naming the limit."""
@@ -143,13 +153,9 @@ class BaseTree:
         if len(patch.data) > MOST_PATCH_BYTES:
             raise PatchError(f"the patch has {len(patch.data)} bytes; the limit is {MOST_PATCH_BYTES}")
         async with scratch_repository(self._repository) as scratch:
-            index = self._repository / f"index-{self._commit}"
-            if not index.exists():
-                await git(scratch, "read-tree", self._commit)
-                await self._keep(index, (scratch / "index").read_bytes())
-            (scratch / "index").write_bytes(index.read_bytes())
+            (scratch / "index").write_bytes(await self._kept("index", self._make_index))
             try:
-                await git(scratch, "apply", "--cached", "--whitespace=nowarn", "-p1", "-", stdin=patch.data)
+                await git(scratch, "apply", "--cached", "--whitespace=nowarn", "-p1", "-", stdin=patch.data, memory_bytes=_APPLY_BYTES)
             except GitError as error:
                 raise PatchError(f"the patch does not apply: {error}") from error
             raw = await git(scratch, "diff-index", "--cached", "--raw", "-z", "--full-index", "--no-renames", self._commit)
@@ -157,7 +163,7 @@ class BaseTree:
             blobs = await _blobs(scratch, [blob for _, mode, blob in changed if mode is not None], most_bytes=MOST_CHANGED_BYTES)
             data = iter(blobs)
             changes = tuple(TreeChange(path=path, mode=mode, data=b"" if mode is None else next(data)) for path, mode, _ in changed)
-            if any(change.mode == 0o120000 for change in changes):
+            if any(change.mode == LINK for change in changes):
                 check_links(changes, links=await _links(scratch))
         return changes
 
@@ -175,7 +181,12 @@ class BaseTree:
                 found.add(first.decode("utf-8", "surrogateescape"))
         return tuple(sorted(found))
 
-    async def _pack_git_folder(self) -> list[File]:
+    async def _make_index(self) -> bytes:
+        async with scratch_repository(self._repository) as scratch:
+            await git(scratch, "read-tree", self._commit)
+            return (scratch / "index").read_bytes()
+
+    async def _pack_git_folder(self) -> bytes:
         pack = await git(self._repository, "pack-objects", "--revs", "--stdout", "-q", stdin=f"{self._commit}\n".encode())
         with scratch_folder() as folder:
             repository = folder / ".git"
@@ -184,7 +195,7 @@ class BaseTree:
             (repository / "refs" / "heads" / "main").write_text(f"{self._commit}\n")
             await git(repository, "read-tree", self._commit)
             (repository / "config").write_text(_AGENT_CONFIG)
-            return await asyncio.to_thread(_read_folder, folder)
+            return marshal.dumps(await asyncio.to_thread(_read_folder, folder))
 
 
 _AGENT_CONFIG = """[core]
@@ -243,7 +254,7 @@ def _parse_raw(raw: bytes) -> list[tuple[bytes, int | None, bytes]]:
         if max(map(len, parts)) > 255 or len(path) > 4000:
             raise PatchError(f"the patch has a name that is too long: {shown(path)}")
         mode = None if kind == b"D" else int(new_mode, 8)
-        if mode not in (None, 0o100644, 0o100755, 0o120000):
+        if mode not in (None, FILE, PROGRAM, LINK):
             raise PatchError(f"the patch makes {shown(path)} a submodule; only files and symbolic links are taken")
         found.append((path, mode, blob))
     if len(found) > MOST_PATCH_FILES:
@@ -289,8 +300,23 @@ def _cache() -> Path:
 
 
 def _prune() -> None:
-    """Keep the cache bounded."""
+    """Keep the cache bounded, and remove what processes that were killed left in it."""
+    for path in _cache().glob("tree-*"):
+        if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
     found = sorted((path for path in _cache().glob("*.git")), key=lambda path: path.stat().st_mtime)
     for path in found[: max(0, len(found) - _MOST_REPOSITORIES)]:
         if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _prune_kept(repository: Path) -> None:
+    """Of what is made of single commits only the newest stay, and what is younger than an hour. All of it can be made again."""
+    aged: list[tuple[float, Path]] = []
+    for kind in ("agent", "index"):
+        for path in repository.glob(f"{kind}-*"):
+            with contextlib.suppress(FileNotFoundError):
+                aged.append((path.stat().st_mtime, path))
+    for changed, path in sorted(aged)[:-_MOST_KEPT]:
+        if time.time() - changed > _KEPT_SECONDS:
+            path.unlink(missing_ok=True)

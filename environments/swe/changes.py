@@ -45,7 +45,7 @@ def check_changes(changes: Iterable[TreeChange]) -> tuple[TreeChange, ...]:
             raise ValueError(f"{change.path!r} is deleted, yet it has content")
         if change.mode == LINK:
             _check_link(change)
-        if change.mode is not None and (parent := next((above for above in _parents(change.path) if above in kept), None)):
+        if change.mode is not None and (parent := next((above for above in parents(change.path) if above in kept), None)):
             raise ValueError(f"{change.path!r} lies below {parent!r}, which is a file")
     return ordered
 
@@ -130,7 +130,8 @@ def _check_link(change: TreeChange) -> None:
         raise ValueError(f"link {change.path!r} leads to a path of more than {LARGEST_PATH} bytes")
 
 
-def _parents(path: bytes) -> list[bytes]:
+def parents(path: bytes) -> list[bytes]:
+    """The folders above a path."""
     names = path.split(b"/")
     return [b"/".join(names[:n]) for n in range(1, len(names))]
 

@@ -6,6 +6,7 @@ Owner of the program `git`. No working tree is ever made on the host.
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -43,9 +44,13 @@ async def git(
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
     most_bytes: int | None = None,
+    memory_bytes: int | None = None,
     seconds: float = SECONDS,
 ) -> bytes:
-    """What a git command prints. Raises GitError, and PatchError when it prints more than `most_bytes`."""
+    """What a git command prints. Raises GitError, and PatchError when it prints more than `most_bytes`.
+
+    `memory_bytes`: of its address space, and of any file that it writes. It is set before the command gets its input.
+    """
     process = await asyncio.create_subprocess_exec(
         _program(),
         f"--git-dir={repository}",
@@ -72,6 +77,10 @@ async def git(
         },
     )
     try:
+        if memory_bytes is not None:
+            with contextlib.suppress(ProcessLookupError):
+                for limit in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
+                    resource.prlimit(process.pid, limit, (memory_bytes, memory_bytes))
         async with asyncio.timeout(seconds):
             output, errors = await _talk(process, stdin, most_bytes=most_bytes)
     except TimeoutError:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from environments.containers.base import Containers
 from environments.swe.base_tree import BaseTree
+from environments.swe.changes import parents
 from environments.swe.inside.droppings import is_dropping
 from environments.swe.inside.suite_worker_paths import is_setting_path, is_test_path
 from environments.swe.patch_scan import judge_flags, scan_changes
@@ -139,15 +140,22 @@ def split_changes(
 ) -> tuple[tuple[TreeChange, ...], tuple[TreeChange, ...]]:
     """What a patch changes: what counts, and what is put back because it is a test or settles how tests run.
 
-    What tools leave behind is put back too where the base does not have it (`known`: its paths): the image may have it all the same.
+    What tools leave behind is put back too where the base does not have it (`known`: its paths): the image may have it all the same. So
+    is what stands in the way of a file that is put back: a file or link in place of a folder above it, or a path below it.
     """
-    asked = {test.partition("::")[0] for test in (*task.fail_to_pass, *task.pass_to_pass)}
-    put = {change.path for change in task.test_changes}
+    asked = {test.partition("::")[0].encode("utf-8", "surrogateescape") for test in (*task.fail_to_pass, *task.pass_to_pass)}
+    put = asked | {change.path for change in task.test_changes}
+
+    def is_put_back(path: bytes) -> bool:
+        text = path.decode("utf-8", "surrogateescape")
+        return path in put or is_test_path(text) or is_setting_path(text)
+
+    protected = put | {path for path in known if is_put_back(path)}
+    above = {parent for path in protected for parent in parents(path)}
     kept: list[TreeChange] = []
     overruled: list[TreeChange] = []
     for change in changes:
-        path = change.path.decode("utf-8", "surrogateescape")
-        is_test = path in asked or change.path in put or is_test_path(path) or is_setting_path(path)
+        is_test = is_put_back(change.path) or change.path in above or any(parent in protected for parent in parents(change.path))
         is_test = is_test or (change.path not in known and is_dropping(change.path + b"/x"))
         (overruled if is_test else kept).append(change)
     return tuple(kept), tuple(overruled)

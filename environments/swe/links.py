@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 
+from environments.swe.changes import LINK
 from environments.swe.records import PatchError, TreeChange
 from environments.swe.tree_tar import shown
 
-_MOST_STEPS = 40
+_MOST_FOLLOWED, _LONGEST_TARGET = 40, 4095
 """As Linux."""
 
 
 def check_links(changes: Sequence[TreeChange], *, links: Mapping[bytes, bytes]) -> None:
     """Follow every link of the tree; `links`: all of them with their targets, the changed ones included.
 
-    Raises PatchError when one leaves the tree by way of a changed link.
+    Raises PatchError when one leaves the tree by way of a changed link, and for a changed link that Linux would not make.
     """
-    changed = {change.path for change in changes if change.mode == 0o120000}
+    changed = {change.path for change in changes if change.mode == LINK}
+    for path in changed:
+        if not 0 < len(links[path]) <= _LONGEST_TARGET or b"\0" in links[path]:
+            raise PatchError(f"symbolic link {shown(path)} leads to no path")
     for path in links:
         blamed = changed & _used_when_leaving(path, links)
         if blamed:
@@ -25,11 +29,10 @@ def _used_when_leaving(path: bytes, links: Mapping[bytes, bytes]) -> set[bytes]:
     """The links on the way, when following `path` leaves the tree; empty when it stays inside or goes round in circles."""
     used: set[bytes] = set()
     place: list[bytes] = []
-    rest = path.split(b"/")
-    for _ in range(_MOST_STEPS * 4096):
-        if not rest:
-            return set()
-        part, *rest = rest
+    rest = path.split(b"/")[::-1]
+    followed = 0
+    while rest:
+        part = rest.pop()
         if part in (b"", b"."):
             continue
         if part == b"..":
@@ -42,12 +45,11 @@ def _used_when_leaving(path: bytes, links: Mapping[bytes, bytes]) -> set[bytes]:
         if target is None:
             place.append(part)
             continue
-        if here in used and len(used) >= _MOST_STEPS:
-            return set()
         used.add(here)
-        if target.startswith(b"/") or b"\0" in target:
+        followed += 1
+        if target.startswith(b"/"):
             return used
-        rest = [*target.split(b"/"), *rest]
-        if len(rest) > 1 << 16:
-            return used
+        if followed > _MOST_FOLLOWED:
+            return set()
+        rest += target.split(b"/")[::-1]
     return set()

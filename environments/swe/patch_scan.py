@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from environments.swe.changes import LINK
 from environments.swe.inside.suite_worker_paths import is_compiled_path
 from environments.swe.records import TreeChange
 from environments.swe.suite_session import Flag
@@ -26,9 +27,14 @@ _REFUSED = {
         r"\b_getframe\b|\b_current_frames\b|\bcurrentframe\b|\binspect\s*\.\s*stack\b|\bf_back\b|\btb_frame\b|\bf_locals\b|\bf_globals\b"
         r"|\bgi_frame\b|\bcr_frame\b|\bag_frame\b|\bf_lineno\b|\bf_trace\b|\bf_code\b"
     ),
-    "code objects": r"\b__code__\b|\bco_consts\b|\bCodeType\b",
+    "code objects": (
+        r"\b__code__\b(?!\s*\.\s*co_(?:argcount|kwonlyargcount|posonlyargcount|varnames|flags|name|firstlineno|filename)\b)"
+        r"|\bco_consts\b|\bCodeType\b"
+    ),
     "tracing": r"\bsettrace\b|\bsetprofile\b|\baddaudithook\b|\bsys\s*\.\s*monitoring\b",
-    "the loaded modules and import hooks": r"\bsys\s*\.\s*modules\b|\bmeta_path\b|\bpath_hooks\b|\bsys\s*\.\s*__dict__|\bvars\(sys\)",
+    "the loaded modules and import hooks": (
+        r"\bsys\s*\.\s*modules\b(?!\s*\[\s*__name__\s*\])|\bmeta_path\b|\bpath_hooks\b|\bsys\s*\.\s*__dict__|\bvars\(sys\)"
+    ),
     "what is behind a function": r"\b__self__\b|\b__globals__\b|\b__closure__\b|\bcell_contents\b|\b__subclasses__\b|\b__builtins__\b",
     "the process's memory": r"\bctypes\b|\bcffi\b|/proc/|['\"]proc['\"]",
     "the end of the process": r"\b_exit\b|\bos\s*\.\s*abort\b|\bos\s*\.\s*kill(?:pg)?\b|\bfaulthandler\b",
@@ -76,7 +82,7 @@ def scan_changes(changes: Sequence[TreeChange], *, base: Mapping[bytes, bytes]) 
     """Look at changed files; `base`: their contents before, of those that were there."""
     told: list[str] = []
     for change in changes:
-        if change.mode is None or change.mode == 0o120000:
+        if change.mode is None or change.mode == LINK:
             continue
         before = base.get(change.path, b"")
         path = change.path.decode("utf-8", "surrogateescape")

@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 
 from environments.reply import ToolCall
+from environments.swe.changes import FILE, PROGRAM
 from environments.swe.records import RepoTask
 from environments.swe.snippets import smallest_edits
 from environments.swe.text_patch import Section, sections
@@ -60,7 +61,7 @@ def oracle_actions(task: RepoTask) -> tuple[ToolCall, ...]:
     """
     if task.gold.empty:
         raise ValueError(f"task {task.id} has no gold patch, so there is no oracle: use the noop policy")
-    known = {change.path: change.data for change in task.overlay if change.mode in (0o100644, 0o100755)}
+    known = {change.path: change.data for change in task.overlay if change.mode in (FILE, PROGRAM)}
     calls: list[ToolCall] = []
     left = b""
     for section in sections(task.gold.data):

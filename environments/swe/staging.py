@@ -50,6 +50,10 @@ File = tuple[bytes, int | None, float | None, bytes]
 _files: WeakKeyDictionary[Containers, dict[tuple[str, str], "asyncio.Task[bytes]"]] = WeakKeyDictionary()
 
 
+class ChangesUnfit(ContainerError):
+    """The changes do not fit over the image's files: by what they are, not by the engine's doing."""
+
+
 def boot_command(*words: str) -> tuple[str, ...]:
     """Main process of a container that `stage` speaks to; `words`: its `sys.argv[1:]`."""
     return ("python3", "-I", "-S", "-c", _BOOT, *words)
@@ -58,16 +62,21 @@ def boot_command(*words: str) -> tuple[str, ...]:
 async def stage(
     containers: Containers, container: Container, *, image: str, work_dir: str, program: bytes, changes: Sequence[File]
 ) -> None:
-    """Fill a container that `fills` its folder with the image's files and changes, and start a program. Raises ContainerError."""
+    """Fill a container that `fills` its folder with the image's files and changes, and start a program. Raises ContainerError, and
+    ChangesUnfit where the container says that the changes are to blame, or its memory does not hold them."""
     files = await _image_files(containers, image, work_dir)
     try:
         async with asyncio.timeout(_SECONDS):
             await container.write(program + files + _frame(list(changes)))
-            if await container.read(1) == b"+":
+            said = await container.read(1)
+            if said == b"+":
                 return
+            ended = await container.wait()
     except TimeoutError:
         raise ContainerError(f"a container could not be prepared within {_SECONDS:g} s") from None
     detail = container.errors().decode(errors="replace").strip().rpartition("\n")[2][-300:]
+    if changes and (said == b"-" or ended.out_of_memory):
+        raise ChangesUnfit(detail if said else "the container has not enough memory for the changes")
     raise ContainerError(f"a container could not be prepared: {detail}")
 
 

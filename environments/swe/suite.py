@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from environments.containers.base import Containers, ContainerSpec
 from environments.swe.records import SuiteRequest, SuiteResult
-from environments.swe.staging import as_files, boot_command, program_frame, stage
+from environments.swe.staging import ChangesUnfit, as_files, boot_command, program_frame, stage
 from environments.swe.suite_session import Flag, SuiteSession
 
 _MODULES = ("suite_worker_paths", "suite_worker_decoys", "suite_worker_guard", "suite_worker_watch", "suite_worker")
@@ -55,6 +55,8 @@ async def run_guarded(
             changes=as_files(request.changes),
         )
         await session.run()
+    except ChangesUnfit as error:
+        session.refuse(str(error))
     finally:
         await asyncio.shield(container.remove())
     return GuardedRun(result=replace(session.result(), seconds=time.monotonic() - started), flags=session.flags)

@@ -71,6 +71,10 @@ class SuiteSession:
         except _Over as over:
             self._ended, self._reason = over.ended, over.reason
 
+    def refuse(self, reason: str) -> None:
+        """No test can be run on these changes."""
+        self._ended, self._reason = "crashed", reason
+
     def result(self) -> SuiteResult:
         """What came of it; `seconds` is left to the caller."""
         ids = dict.fromkeys((*self._request.tests, *self._order))
@@ -138,7 +142,7 @@ class SuiteSession:
         try:
             await self._container.write(json.dumps({**order, "nonce": nonce}).encode() + b"\n")
         except ContainerError as error:
-            raise await self._gone(error) from error
+            raise await self._gone() from error
         while True:
             try:
                 answer = json.loads(await self._line(most))
@@ -169,13 +173,13 @@ class SuiteSession:
                 raise _Over("output", f"an answer of more than {most} bytes, in {self._doing}")
             data = await self._container.read(1 << 16)
             if not data:
-                raise await self._gone(None)
+                raise await self._gone()
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    async def _gone(self, error: ContainerError | None) -> Exception:
-        """Why the main process does not answer: its own end, else the engine's failure."""
+    async def _gone(self) -> _Over:
+        """Why the main process does not answer. Raises ContainerError when the engine does not either."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EXIT_SECONDS):
                 exit_ = await self._container.wait()
@@ -183,7 +187,7 @@ class SuiteSession:
                 if exit_.out_of_memory:
                     return _Over("memory", f"the tests used more memory than the container has, in {self._doing}")
                 return _Over("crashed", f"the process of the tests ended with code {exit_.code}, in {self._doing}{': ' * bool(tail)}{tail}")
-        return error or _Over("crashed", f"the process of the tests closed its output and went on, in {self._doing}")
+        return _Over("crashed", f"the process of the tests closed its output and went on, in {self._doing}")
 
 
 def _gaps(ids: list[str | None]) -> list[int]:

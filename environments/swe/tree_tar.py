@@ -8,6 +8,7 @@ import io
 import tarfile
 from collections.abc import Collection, Iterator
 
+from environments.swe.changes import FILE, LINK, PROGRAM
 from environments.swe.git import IDENTITY
 from environments.swe.inside.droppings import is_dropping
 from environments.swe.records import TreeChange
@@ -34,12 +35,12 @@ def _read_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> TreeChange 
     if not path or any(part in (b"", b".", b"..") or part.lower() == b".git" for part in parts) or is_dropping(path):
         return None
     if entry.issym():
-        return TreeChange(path=path, mode=0o120000, data=entry.linkname.encode("utf-8", "surrogateescape"))
+        return TreeChange(path=path, mode=LINK, data=entry.linkname.encode("utf-8", "surrogateescape"))
     if not entry.isfile() and not entry.islnk():
         return None
     file = archive.extractfile(entry)
     data = file.read() if file is not None else b""
-    return TreeChange(path=path, mode=0o100755 if entry.mode & 0o100 else 0o100644, data=data)
+    return TreeChange(path=path, mode=PROGRAM if entry.mode & 0o100 else FILE, data=data)
 
 
 def import_stream(changes: Iterator[TreeChange] | Collection[TreeChange], *, ref: str, tree: str = "") -> bytes:

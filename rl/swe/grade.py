@@ -12,6 +12,7 @@ from environments.swe.folder import read_task
 from environments.swe.records import Patch
 from rewards.registry import make_grader
 from rewards.score import Score, ScoreStatus
+from rewards.swe_log import notes_of
 from rl.log.text import visible
 
 _EXIT = {ScoreStatus.OK: 0, ScoreStatus.POLICY_FAIL: 1, ScoreStatus.INFRA: 2, ScoreStatus.UNGRADABLE: 2}
@@ -51,7 +52,13 @@ async def score_patch(folder: Path, patch: Patch, *, reward: str, task_id: str) 
 def score_fields(score: Score) -> dict[str, object]:
     """A score as plain values; JSON has no NaN."""
     parts = {name: {**asdict(part), "value": part.value if math.isfinite(part.value) else None} for name, part in score.parts.items()}
-    return {"status": score.status.value, "reward": score.reward, "reason": score.reason, "parts": parts}
+    return {
+        "status": score.status.value,
+        "reward": score.reward,
+        "reason": score.reason,
+        "parts": parts,
+        "notes": notes_of(score.log).splitlines(),
+    }
 
 
 def score_text(task_id: str, score: Score) -> str:
@@ -59,4 +66,5 @@ def score_text(task_id: str, score: Score) -> str:
     reward = "-" if score.reward is None else f"{score.reward:g}"
     lines = [f"{visible(task_id, one_line=True)}  {score.status.value}  reward {reward}  {visible(score.reason, one_line=True)}"]
     lines += [f"  {name:<14} {part.value:.3f}  {visible(part.reason, one_line=True)}" for name, part in score.parts.items()]
+    lines += [f"  {visible(line, one_line=True)}" for line in notes_of(score.log).splitlines()]
     return "\n".join(lines)

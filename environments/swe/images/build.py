@@ -17,7 +17,7 @@ from typing import Any
 from packaging.version import Version
 
 from environments.containers.base import Container, ContainerError, ContainerLimits, Containers, ContainerSpec, ImageMissing
-from environments.swe.changes import to_tar
+from environments.swe.changes import FILE, to_tar
 from environments.swe.images.record import LABEL, RUNS_LABEL
 from environments.swe.images.requirements import Metadata, build_requirements, find_needs, has_build
 from environments.swe.images.source import Source
@@ -211,9 +211,9 @@ async def _build(containers: Containers, *, base: str, image: str, command: Sequ
 def _pack(tree: Sequence[TreeChange], *, plan: dict[str, Any], wheels: dict[str, bytes]) -> bytes:
     """One tar with the source, the wheels, the script and its plan below one folder."""
     entries = [TreeChange(path=b"tree/" + change.path, mode=change.mode, data=change.data) for change in tree]
-    entries += [TreeChange(path=f"wheels/{name}".encode(), mode=0o100644, data=data) for name, data in wheels.items()]
-    entries += [TreeChange(path=b"plan.json", mode=0o100644, data=json.dumps(plan).encode())]
-    entries += [TreeChange(path=b"repository.py", mode=0o100644, data=_SCRIPT.read_bytes())]
+    entries += [TreeChange(path=f"wheels/{name}".encode(), mode=FILE, data=data) for name, data in wheels.items()]
+    entries += [TreeChange(path=b"plan.json", mode=FILE, data=json.dumps(plan).encode())]
+    entries += [TreeChange(path=b"repository.py", mode=FILE, data=_SCRIPT.read_bytes())]
     return to_tar(entries, folder=_FOLDER, mtime=_MTIME, folders=True)
 
 

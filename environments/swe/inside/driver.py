@@ -3,8 +3,8 @@
 A request is two big-endian 32-bit lengths, a JSON object and data, on stdin; the answer has the same form, on stdout, and the request's
 `id`. At the end of stdin everything ends.
 
-The agent has the same uid, but cannot end this process, which is the container's init, and as long as the kernel lets it say so it cannot
-look into it either. If it did, it could forge answers; they reach nobody but the agent, and the most that they can come to is a patch.
+The agent has the same uid, but cannot end this process, which is the container's init, nor look into it: the driver does not start where
+it cannot have that. If it did, it could forge answers; they reach nobody but the agent, and the most that they can come to is a patch.
 """
 
 from __future__ import annotations
@@ -325,6 +325,8 @@ def main() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if os.stat("/proc/self/mem").st_uid == os.getuid():
+        sys.exit("the image's Python has no ctypes, by which the driver keeps the agent out of its own process")
     stream, shell = Stream(), Shell(sys.argv[1])
     while True:
         listen = [0, shell.out] if shell.out >= 0 and shell.output.total < _BETWEEN else [0]

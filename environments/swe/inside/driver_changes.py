@@ -34,7 +34,7 @@ class Changes:
         """Path, git's mode, size, and the target of a link."""
         seen: set[bytes] = set()
         total = 0
-        for path, status in self._walk(b""):
+        for path, status in self._walk():
             seen.add(path)
             mode = 0o120000 if stat.S_ISLNK(status.st_mode) else 0o100755 if status.st_mode & 0o100 else 0o100644
             target = os.readlink(os.path.join(folder, path)) if mode == 0o120000 else b""
@@ -64,19 +64,23 @@ class Changes:
                     left -= len(part)
                     yield part
 
-    def _walk(self, below: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-        folder = os.path.join(self._folder, below) if below else self._folder
-        if not os.access(folder, os.R_OK | os.X_OK):
-            os.chmod(folder, 0o700)
-        with os.scandir(folder) as entries:
-            for entry in entries:
+    def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
+        todo = [b""]
+        while todo:
+            below = todo.pop()
+            folder = os.path.join(self._folder, below) if below else self._folder
+            if not os.access(folder, os.R_OK | os.X_OK):
+                os.chmod(folder, 0o700)
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            for entry in found:
                 path = below + entry.name
                 status = entry.stat(follow_symlinks=False)
                 if entry.name.lower() == b".git":
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     if path in self._above or not is_dropping(path + b"/x"):
-                        yield from self._walk(path + b"/")
+                        todo.append(path + b"/")
                 elif (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)) and (path in self._base or not is_dropping(path)):
                     yield path, status
 

@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterable
 TESTER = 1001
 
 
+class Unfit(Exception):
+    """The changes do not fit: too large, or in each other's way. The files of the image alone did."""
+
+
 def fill(
     folder: bytes,
     files: Iterable[tuple[bytes, int, float | None, bytes]],
     changes: Iterable[tuple[bytes, int | None, float | None, bytes]],
 ) -> None:
-    """Make the files in an empty folder, then the changes, in their order, over them."""
+    """Make the files in an empty folder, then the changes, in their order, over them. Raises Unfit."""
     os.umask(0)
     folders = []
     for path, mode, mtime, data in files:
@@ -29,6 +33,17 @@ def fill(
             folders.append((full, mode & 0o777))
         else:
             _make(full, mode, mtime, data)
+    try:
+        _change(folder, changes)
+    except OSError as error:
+        raise Unfit(f"the changes cannot be put there: {os.strerror(error.errno or 0)}") from None
+    for full, mode in reversed(folders):
+        if os.path.isdir(full):
+            os.chmod(full, mode)
+    os.umask(0o022)
+
+
+def _change(folder: bytes, changes: Iterable[tuple[bytes, int | None, float | None, bytes]]) -> None:
     for path, new_mode, mtime, data in changes:
         full = os.path.join(folder, path)
         _clear(full)
@@ -40,10 +55,6 @@ def fill(
             os.mkdir(full, new_mode & 0o777)
         else:
             _make(full, new_mode, mtime, data)
-    for full, mode in reversed(folders):
-        if os.path.isdir(full):
-            os.chmod(full, mode)
-    os.umask(0o022)
 
 
 def _make(full: bytes, mode: int, mtime: float | None, data: bytes) -> None:
@@ -93,8 +104,14 @@ def become_tester() -> None:
 
 
 def main(frame: Callable[[], list[tuple[bytes, int, float | None, bytes]]]) -> None:
-    """Take two frames, files and changes; say `+` when they are there."""
-    fill(os.fsencode(os.getcwd()), frame(), frame())
+    """Take two frames, files and changes; say `+` when they are there, `-` when it is the changes that cannot be."""
+    try:
+        fill(os.fsencode(os.getcwd()), frame(), frame())
+    except Unfit as error:
+        sys.stderr.write(str(error))
+        sys.stderr.flush()
+        os.write(1, b"-")
+        os._exit(1)
     if os.geteuid() == 0:
         become_tester()
     os.write(1, b"+")
