@@ -76,7 +76,8 @@ async def stage(
         raise ContainerError(f"a container could not be prepared within {_SECONDS:g} s") from None
     detail = container.errors().decode(errors="replace").strip().rpartition("\n")[2][-300:]
     if changes and (said == b"-" or ended.out_of_memory):
-        raise ChangesUnfit(detail if said else "the container has not enough memory for the changes")
+        why = detail if said else "it has not enough memory for the changes"
+        raise ChangesUnfit(f"a container could not be prepared: {why}")
     raise ContainerError(f"a container could not be prepared: {detail}")
 
 
