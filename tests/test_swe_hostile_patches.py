@@ -77,10 +77,8 @@ def test_changes_that_do_not_fit_fail_the_run_and_not_the_machine(engine: str) -
         return await run_suite(containers, image=make_task(gold=Patch(data=b"")).image, work_dir="/testbed", request=request)
 
     result = with_containers(work)
-    assert (result.ended, result.reason) == (
-        "crashed",
-        "a container could not be prepared: the changes cannot be put there: No space left on device",
-    )
+    assert result.ended == "crashed"
+    assert result.reason.endswith("the changes cannot be put there: No space left on device")
 
 
 @pytest.mark.parametrize("target", [b"./" * 60_000, b"", b"a\0b", b"a" * 4096])
