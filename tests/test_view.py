@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rewards.score import Score, ScorePart, ScoreStatus
+from rl.history.appended import ScoreAppender, Scorer
+from rl.history.recorded import find_row
 from rl.log.metrics import MetricsWriter
 from rl.log.query import QueryError, RunLog
 from rl.log.runs import RunPaths
@@ -16,7 +19,7 @@ from rl.view.guard import CONTENT_SECURITY_POLICY
 from rl.view.open_run import OpenRun
 from tests.log_fakes import make_metrics
 from tests.ring import ROOT, finish, start
-from tests.view_run import HOSTILE_RUN, STEPS, Server, at, make_run, runs, server, serving
+from tests.view_run import HOSTILE, HOSTILE_RUN, STEPS, Server, at, make_run, runs, server, serving
 
 __all__ = ["runs", "server"]
 
@@ -241,6 +244,32 @@ def test_the_sql_box_links_and_cuts(server: Server) -> None:
     many = server.page(at(HOSTILE_RUN, "sql", q="SELECT i, repeat('x', 1000000) AS wide FROM range(100000) AS r(i)"))
     assert "the first of more" in many
     assert len(many) < 400_000
+
+
+def test_rows_of_named_views_lead_to_what_they_name(server: Server) -> None:
+    contrast = server.page(at(HOSTILE_RUN, "sql", q="SELECT * FROM contrast"))
+    assert f'<tr data-href="{at(HOSTILE_RUN, "group", id="00000000")}">' in contrast
+    assert f'href="{at(HOSTILE_RUN, "rollout", id="00000000-1")}">00000000-1</a>' in contrast, "the loser"
+    examples = server.page(at(HOSTILE_RUN, "sql", q="SELECT ['00000003-0', 'step 3', 'h000004s0-000001-2'] AS examples"))
+    assert f'<tr data-href="{at(HOSTILE_RUN, "rollout", id="00000003-0")}">' in examples
+    assert 'id=h000004s0-000001-2">h000004s0-000001-2</a>' in examples
+    plain = server.page(at(HOSTILE_RUN, "sql", q="SELECT NULL AS rollout_id, '2026-11-25' AS day, 12345678 AS n"))
+    assert "data-href" not in plain and "rollout?" not in plain
+
+
+def test_an_appended_score_stands_with_its_parts_and_log(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "runs" / "again")
+    with RunLog(root) as log:
+        row = find_row(log, "00000002-0")
+    part = ScorePart(value=0.25, weight=2.0, reason=f"brevity of {HOSTILE}")
+    score = Score(reward=0.5, status=ScoreStatus.OK, parts={"short": part}, reason="long", log="counted 12 words")
+    with ScoreAppender(root, Scorer(name="brevity", hash="1")) as appender:
+        appender.add(row, score)
+    with serving(tmp_path / "runs") as viewer:
+        page = viewer.page(at("again", "rollout", id="00000002-0"))
+    assert "<h2>Log of brevity</h2>" in page and "counted 12 words" in page and "<h2>Log of the grader</h2>" in page
+    assert re.search(r'short<div class="dim">brevity of .*?<td class="n">0.25</td><td class="n">2</td>', page, re.S)
+    assert "<script>alert" not in page
 
 
 def test_a_query_ends_in_time(runs: Path) -> None:

@@ -192,7 +192,8 @@ class Pages:
             raise ValueError(f"step={text}: give the number of a training step")
         step = int(text)
         drawing = timeline.step_timeline(run, step, metrics)
-        return self._page("timeline.html", run, links, title=f"Timeline of step {step}", step=step, last=last, drawing=drawing)
+        title = f"Timeline of step {step}"
+        return self._page("timeline.html", run, links, title=title, tab="timeline", step=step, last=last, drawing=drawing)
 
     def compare(self, run: OpenRun, links: Links, query: Query, *, folder: RunsFolder) -> str:
         """This run and another at equal tokens; `with` names the other, `by` the tokens."""
@@ -211,7 +212,17 @@ class Pages:
                 refused = str(error)
         others = [one.name for one in folder.runs() if one.name != run.name]
         return self._page(
-            "compare.html", run, links, title="Compare", other=other, by=by, kinds=kinds, others=others, found=found, refused=refused
+            "compare.html",
+            run,
+            links,
+            title="Compare",
+            tab="compare",
+            other=other,
+            by=by,
+            kinds=kinds,
+            others=others,
+            found=found,
+            refused=refused,
         )
 
     def sql(self, run: OpenRun, links: Links, query: Query) -> str:
@@ -227,7 +238,8 @@ class Pages:
             answer=sql_box.answer(run, text),
             views=sql_box.views(run),
             named=VIEWS,
-            most=sql_box.ROWS,
+            split_ids=sql_box.split_ids,
+            target=sql_box.target,
             cell_chars=sql_box.CELL_CHARS,
         )
 

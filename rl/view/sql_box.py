@@ -1,5 +1,7 @@
 """The SQL box: one SELECT over the views of the log, cut to what a page can show."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rl.log.query import QueryError
@@ -9,6 +11,8 @@ from rl.view.open_run import OpenRun
 ROWS = 200
 CELL_CHARS = 300
 SECONDS = 10.0
+_ROLLOUT_ID = re.compile(r"\b((?:h\d{6}s\d+-|demonstration-)?\d{6,}-\d+)\b")
+"""Of training, of held-out problems and of demonstrations."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,21 @@ def answer(run: OpenRun, sql: str) -> Answer:
     except QueryError as error:
         return Answer(error=str(error))
     return Answer(columns=page.columns, rows=page.rows, more=page.more)
+
+
+def split_ids(text: str) -> list[tuple[str, bool]]:
+    """A cell in pieces, and whether each is the id of a rollout: named views hold several under names of their own."""
+    return [(piece, index % 2 == 1) for index, piece in enumerate(_ROLLOUT_ID.split(text)) if piece]
+
+
+def target(columns: Sequence[str], row: Sequence[str | None]) -> tuple[str, str] | None:
+    """What a row is about: `rollout`, `group` or `task` with its id; None when it names none of them."""
+    cells = dict(zip(columns, row, strict=True))
+    for page in ("rollout", "group", "task"):
+        if value := cells.get(f"{page}_id"):
+            return page, value
+    ids = [piece for cell in row if cell and len(cell) <= CELL_CHARS for piece, is_id in split_ids(cell) if is_id]
+    return ("rollout", ids[0]) if ids else None
 
 
 def views(run: OpenRun) -> list[tuple[str, tuple[str, ...]]]:
