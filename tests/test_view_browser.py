@@ -7,6 +7,7 @@ import pytest
 
 from rl.view.export import export_run
 from tests.browser import Browser, missing
+from tests.test_compare import make_run as make_compared
 from tests.view_run import HOSTILE_RUN as RUN
 from tests.view_run import Server, at, make_run, runs, server, serving
 
@@ -40,6 +41,8 @@ def browser() -> Iterator[Browser]:
         at(RUN, "task", id="task-0"),
         at(RUN, "service"),
         at(RUN, "sql", q="SELECT rollout_id, text FROM turns"),
+        at(RUN, "timeline", step=3),
+        at(RUN, "compare"),
     ],
 )
 def test_pages_fit_and_break_no_rule(server: Server, browser: Browser, path: str, size: tuple[int, int]) -> None:
@@ -72,6 +75,39 @@ def test_the_keyboard_leads_everywhere(server: Server, browser: Browser) -> None
     browser.press("6", until=f"{LOADED} location.pathname.endsWith('/sql')")
     browser.keys("/")
     assert browser.run("return document.activeElement.name") == "q"
+
+
+def test_the_timeline_leads_to_rollouts_and_other_steps(server: Server, browser: Browser) -> None:
+    browser.size(*PHONE)
+    browser.open(server.url + at(RUN, "timeline", step=3))
+    bars = "document.querySelectorAll('.lane-bars rect')"
+    assert browser.wait(f"return {bars}.length") == 11
+    assert browser.run(f"return [...{bars}].every((bar) => bar.getBoundingClientRect().right <= innerWidth)")
+    gap = "document.querySelector('.lead').getBoundingClientRect().top - document.querySelector('.near').getBoundingClientRect().bottom"
+    assert browser.run(f"return {gap}") > 0  # nothing lies on the links
+    assert browser.run("return document.querySelector('.tabs [aria-current]').getBoundingClientRect().right <= innerWidth")
+    browser.press("[", until=f"{LOADED} location.search === '?step=2'")
+    browser.press("7", until=f"{LOADED} location.pathname.endsWith('/timeline') && location.search === ''")
+    browser.open(server.url + at(RUN, "timeline", step=3))
+    browser.run("document.querySelector(`.lane-bars a[href$='00000002-0']`).dispatchEvent(new MouseEvent('click', {bubbles: true}))")
+    browser.wait(f"{LOADED} location.search === '?id=00000002-0'")
+    assert browser.wait("return document.querySelectorAll('.lane').length") == 3  # generate, score, the scale
+    assert browser.run("return document.querySelector('.log').scrollHeight > document.querySelector('.log').clientHeight")
+
+
+def test_a_comparison_is_chosen_on_the_page(tmp_path: Path, browser: Browser) -> None:
+    solved = {f"t{i}": [True] for i in range(20)}
+    make_compared(tmp_path / "before", tokens=[100] * 4, evaluations={4: {task: [False] for task in solved}})
+    make_compared(tmp_path / "after", tokens=[200] * 4, evaluations={2: solved})
+    browser.size(*PHONE)
+    with serving(tmp_path) as server:
+        browser.open(server.url + at("before"))
+        browser.press("8", until=f"{LOADED} location.pathname.endsWith('/compare')")
+        browser.run("document.querySelector('select[name=with]').value = 'after'; document.querySelector('.filters button').click()")
+        browser.wait(f"{LOADED} location.search === '?with=after&by=sampled' && document.querySelectorAll('.list tbody tr').length === 2")
+        assert browser.wait(FITS)
+        assert "Difference +1.000" in browser.run("return document.querySelector('main').textContent")
+        assert browser.errors() == []
 
 
 def test_the_theme_is_switched_and_kept(server: Server, browser: Browser) -> None:

@@ -72,12 +72,12 @@ def test_the_export_has_timelines(runs: Path, tmp_path: Path) -> None:
 
 
 def test_what_runs_at_once_lies_in_rows_and_what_has_no_room_is_counted() -> None:
-    spans = [{"actor": "w0", "name": "generate", "started": 0.0, "ended": 10.0, "rollout_id": f"r{i}", "turn": 0} for i in range(30)] + [
+    spans = [{"actor": "w0", "name": "generate", "started": 0.0, "ended": 10.0, "rollout_id": f"r{i}", "turn": 0} for i in range(70)] + [
         {"actor": "w0", "name": "score", "started": 10.0, "ended": 20.0, "rollout_id": "r0", "turn": None}
     ]
     drawing = drawn(spans, begun=0.0, ended=20.0, lane="actor", first="loop")
     (lane,) = drawing.lanes
-    assert (lane.rows, len(lane.bars), drawing.left_out) == (24, 25, 6)
+    assert (lane.rows, len(lane.bars), drawing.left_out) == (64, 65, 6)
     assert (lane.bars[0].x, lane.bars[0].width) == (0.0, 500.0)
     assert (lane.bars[-1].row, lane.bars[-1].x, lane.bars[-1].width) == (0, 500.0, 500.0)
-    assert drawing.names[0] == ("generate", 300.0, 0)
+    assert drawing.names[0] == ("generate", 700.0, 0)

@@ -1,7 +1,7 @@
 """Who did what when: the spans of a training step, or of one rollout, as bars on a common scale."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rl.log.metrics import Metrics
 from rl.view.open_run import OpenRun, Row
@@ -12,7 +12,8 @@ WIDTH = 1000
 _LEAST = 1.5
 """Width of the shortest bar, in such units: what happened can be seen and pointed at."""
 _SPANS = 3000
-_ROWS = 24
+"""Drawn at most, the longest ones."""
+_ROWS = 64
 """Rows of one lane: what ran at the same time lies in rows below each other."""
 _COLORS = 8
 
@@ -50,7 +51,7 @@ class Timeline:
     names: tuple[tuple[str, float, int], ...]
     """Name of spans, their seconds in all, and their colour; the longest first."""
     left_out: int
-    """Spans that were not drawn: there are too many at a time."""
+    """Spans that were not drawn: there are too many, or too many at a time."""
 
 
 def step_timeline(run: OpenRun, step: int, metrics: Metrics) -> Timeline | None:
@@ -62,12 +63,12 @@ def step_timeline(run: OpenRun, step: int, metrics: Metrics) -> Timeline | None:
     oldest = max((one.staleness_max for one in metrics.steps if abs(one.step - step) <= 1), default=0) + 1
     # The partitions that a span of this time can lie in, so that the others are not read.
     sql = (
-        "SELECT actor, name, started, ended, rollout_id, turn FROM spans "
+        "SELECT actor, name, started, ended, rollout_id, turn, count(*) OVER () AS n FROM spans "
         "WHERE dispatch_version BETWEEN ? AND ? AND started < ? AND ended > ? ORDER BY ended - started DESC"
     )
-    page = run.page(sql, (step - 1 - oldest, step, ended, begun), limit=_SPANS)
-    rows = [dict(zip(page.columns, row, strict=True)) for row in page.rows]
-    return drawn(rows, begun=begun, ended=ended, lane="actor", first="loop")
+    rows = run.rows(sql, (step - 1 - oldest, step, ended, begun), limit=_SPANS)
+    drawing = drawn(rows, begun=begun, ended=ended, lane="actor", first="loop")
+    return replace(drawing, left_out=drawing.left_out + (rows[0]["n"] - len(rows) if rows else 0))
 
 
 def rollout_timeline(run: OpenRun, rollout_id: str, version: int) -> Timeline | None:

@@ -82,6 +82,8 @@
   document.getElementById("theme").addEventListener("click", switchTheme);
   document.getElementById("help-open").addEventListener("click", toggleHelp);
 
+  document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); // a phone does not show all
+
   // Filters that are empty stay out of the address.
   document.addEventListener("htmx:configRequest", (event) => {
     for (const [name, value] of [...event.detail.formData.entries()]) if (value === "") event.detail.formData.delete(name);
