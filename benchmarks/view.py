@@ -43,6 +43,7 @@ PAGES = {
     "contrast": ["contrast"] * 5,
     "tasks": ["tasks", "tasks?sort=hardest", "tasks?sort=gained", "tasks?sort=lost", "tasks?sort=easiest"],
     "service": ["service", "service?last=20"] * 3,
+    "timeline": [f"timeline?step={step}" for step in range(100, 600, 100)],
 }
 
 
