@@ -53,6 +53,20 @@ def test_zero_variance_says_since_when() -> None:
     assert text.endswith("in 0% all rollouts won, in 62% none did.")
 
 
+def test_stale_groups_are_told() -> None:
+    sound, late = steps(30, drops={"stale": 0}).steps, steps(60, drops={"stale": 2, "zero_variance": 5}).steps[30:]
+    (text,) = texts(Metrics(steps=(*sound, *late)))
+    assert text.startswith("33% of groups were dropped as stale, since step 3")
+    assert texts(steps(drops={"zero_variance": 50, "overlong": 9})) == []
+
+
+def test_records_that_the_log_left_out_are_told() -> None:
+    early = (*steps(4).steps, make_metrics(5, log_dropped={"tokens": 1200, "spans": 7}), *steps(60).steps[5:])
+    (text,) = texts(Metrics(steps=tuple(replace(step, phases={}) for step in early)))
+    assert text.startswith("The log left optional records out, first in step 5: tokens 1,200, spans 7.")
+    assert texts(steps(log_dropped={"tokens": 0})) == []
+
+
 def test_infrastructure_is_named() -> None:
     (text,) = texts(steps(), recent=rollouts(infra=[("code", "TimeoutError", 3), ("math", "OSError", 0)]))
     assert text == "3.0% of recent rollouts ended as infra: TimeoutError in code."

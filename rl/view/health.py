@@ -99,7 +99,7 @@ def findings(metrics: Metrics, *, state: Standing, recent: RecentRollouts | None
     """Everything worth a sentence, the worst first."""
     found = [*_progress(metrics, state), *(_rollouts(recent) if recent else ()), *(_zero_variance(recent.groups) if recent else ())]
     if metrics.steps:
-        for rule in (_numbers, _entropy, _length, _mismatch, _clipping, _reward, _phases):
+        for rule in (_numbers, _entropy, _length, _mismatch, _clipping, _reward, _stale, _log_losses, _phases):
             found += rule(metrics.steps)
         found += _generalisation(metrics)
     return sorted(found, key=lambda finding: ("bad", "warn", "note").index(finding.level))
@@ -211,6 +211,38 @@ def _phases(steps: Sequence[StepMetrics]) -> list[Finding]:
         return []
     text = f"The learner waits for rollouts {percent(waited / total, 0)} of the time: sampling or grading is the bottleneck."
     return [Finding(level="note", text=text, page="service", look="See where rollouts spend it")]
+
+
+def _stale(steps: Sequence[StepMetrics]) -> list[Finding]:
+    share = _stale_share(steps[-WINDOW:])
+    if not share > 0.1:
+        return []
+    since = _since(steps, lambda w: _stale_share(w) > 0.1)
+    text = f"{percent(share, 0)} of groups were dropped as stale{since}: the policy moved on while they waited or were sampled."
+    return [Finding(level="warn", text=text, page="sql", query={"q": _STALE_SQL}, look="See them by step")]
+
+
+_STALE_SQL = "SELECT * FROM drops WHERE reason = 'stale' ORDER BY train_step DESC"
+
+
+def _stale_share(steps: Sequence[StepMetrics]) -> float:
+    stale = sum(step.drops.get("stale", 0) for step in steps)
+    used = sum(step.groups_trained + step.groups_skipped for step in steps)
+    return stale / (stale + used) if stale else 0.0
+
+
+def _log_losses(steps: Sequence[StepMetrics]) -> list[Finding]:
+    """Optional records that the log had to leave out: pages lack them."""
+    lost: dict[str, int] = {}
+    for step in steps:
+        for dataset, n in step.log_dropped.items():
+            lost[dataset] = lost.get(dataset, 0) + n
+    if not any(lost.values()):
+        return []
+    first = next(step.step for step in steps if any(step.log_dropped.values()))
+    names = ", ".join(f"{dataset} {n:,}" for dataset, n in sorted(lost.items(), key=lambda item: -item[1]) if n)
+    text = f"The log left optional records out, first in step {first}: {names}. Its disk did not keep up; the run lost nothing else."
+    return [Finding(level="warn", text=text)]
 
 
 def _generalisation(metrics: Metrics) -> list[Finding]:
