@@ -153,6 +153,17 @@ def test_tokens_are_coloured_by_each_channel(server: Server, browser: Browser) -
     assert logprob[-1] == "h13"  # 5 nats of 6
     browser.keys("x")
     assert "logprob −5.0000" in browser.run("return document.getElementById('inspect').textContent")  # noqa: RUF001
+    browser.keys("cc")
+    browser.keys("x")
+    address = browser.wait("return location.hash.startsWith('#advantage.') && location.href")
+    browser.open(server.url + "/")
+    browser.open(address)  # what one looks at can be shared
+    browser.wait("return document.querySelector('.picked') !== null")
+    assert browser.run("return document.getElementById('heat').dataset.channel") == "advantage"
+    browser.open(server.url + "/")
+    browser.open(server.url + at(RUN, "rollout", id="00000002-0") + "#constructor.99999")
+    assert browser.wait("return document.getElementById('heat').dataset.channel") == "logprob"
+    assert browser.errors() == []
 
 
 def test_a_live_page_grows_by_itself(tmp_path: Path, browser: Browser) -> None:

@@ -109,6 +109,15 @@
     for (const block of blocks) if (block.near) color(block);
   }
 
+  // The address holds what is looked at, as `#entropy` or `#entropy.40`.
+  const keep = (position) => location.replace(`#${channel}${position === undefined ? "" : `.${position}`}`);
+
+  function goTo(position) {
+    color(blocks[Math.floor(position / BLOCK)]);
+    document.getElementById(`t${position}`).scrollIntoView({ block: "center" });
+    inspect(position);
+  }
+
   function inspect(position) {
     document.querySelector(".picked")?.classList.remove("picked");
     document.getElementById(`t${position}`)?.classList.add("picked");
@@ -144,27 +153,34 @@
     }
     if (!order.all.length) return;
     turn = (turn + 1) % order.all.length;
-    const position = order.all[turn];
-    color(blocks[Math.floor(position / BLOCK)]);
-    document.getElementById(`t${position}`).scrollIntoView({ block: "center" });
-    inspect(position);
+    goTo(order.all[turn]);
+    keep(order.all[turn]);
   }
 
   heat.addEventListener("pointerover", (event) => {
     if (event.target.id?.startsWith("t")) inspect(Number(event.target.id.slice(1)));
   });
+  heat.addEventListener("click", (event) => {
+    if (event.target.id?.startsWith("t")) keep(Number(event.target.id.slice(1)));
+  });
   for (const button of document.querySelectorAll(".segmented button")) {
     button.disabled = Boolean(views[button.dataset.channel].missing);
-    button.addEventListener("click", () => choose(button.dataset.channel));
+    button.addEventListener("click", () => {
+      choose(button.dataset.channel);
+      keep();
+    });
   }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, select")) return;
     if (event.key === "c") {
       const names = Object.keys(views).filter((name) => !views[name].missing);
       choose(names[(names.indexOf(channel) + 1) % names.length]);
+      keep();
     } else if (event.key === "x") nextOutstanding();
   });
-  choose(channel);
+  const [asked, token] = location.hash.slice(1).split(".");
+  choose(Object.hasOwn(views, asked) && !views[asked].missing ? asked : channel);
+  if (/^\d+$/.test(token) && Number(token) < n) goTo(Number(token));
   // For benchmarks/view.py: when the first screen was there, and a way to paint everything.
   requestAnimationFrame(() => requestAnimationFrame(() => performance.measure("heat-first", { start: begun, end: performance.now() })));
   heat.addEventListener("paint-all", () => blocks.forEach(color));
