@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 
 from rl.log.compare import compare_runs
+from rl.log.metrics import Metrics
 from rl.log.query import RunLog
+from rl.log.runs import prepare_run
+from rl.log.spans import SpanWriter
+from rl.records import Span
 from rl.view.export import export_run
-from rl.view.timeline import drawn
+from rl.view.open_run import OpenRun
+from rl.view.timeline import drawn, step_timeline
 from tests.test_compare import make_run as make_compared
 from tests.view_run import HOSTILE_RUN, Server, at, runs, server, serving
 
@@ -81,3 +86,14 @@ def test_what_runs_at_once_lies_in_rows_and_what_has_no_room_is_counted() -> Non
     assert (lane.bars[0].x, lane.bars[0].width) == (0.0, 500.0)
     assert (lane.bars[-1].row, lane.bars[-1].x, lane.bars[-1].width) == (0, 500.0, 500.0)
     assert drawing.names[0] == ("generate", 700.0, 0)
+
+
+def test_the_longest_spans_of_a_step_are_drawn_and_the_others_counted(tmp_path: Path) -> None:
+    prepare_run(tmp_path / "busy")
+    with SpanWriter(tmp_path / "busy", attempt=1, actor="loop") as loop, SpanWriter(tmp_path / "busy", attempt=1, actor="w0") as worker:
+        loop.record(Span(name="rollout", started=0.0, ended=100.0, version=0, train_step=1))
+        for index in range(3100):
+            worker.record(Span(name="score", started=index / 32, ended=(index + 0.5) / 32, version=0))
+    drawing = step_timeline(OpenRun("busy", tmp_path / "busy"), 1, Metrics())
+    assert drawing is not None
+    assert (drawing.lanes[0].name, sum(len(lane.bars) for lane in drawing.lanes), drawing.left_out) == ("loop", 3000, 101)
