@@ -68,6 +68,7 @@ RECORDED = {
     "swe.md",
     "swe_short.md",
     "traces.md",
+    "view.md",
 }
 """Of docs/results: written when a run is recorded."""
 
