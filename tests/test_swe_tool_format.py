@@ -2,6 +2,7 @@
 
 import ast
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,30 +162,15 @@ def test_long_hostile_texts_are_read_at_once(tool_format: ToolFormat) -> None:
 
 def test_what_runs_inside_is_python_3_8_of_the_standard_library() -> None:
     inside = Path(__file__).parent.parent / "environments" / "swe" / "inside"
-    for name in ("driver.py", "driver_files.py"):
-        tree = ast.parse((inside / name).read_text(), feature_version=(3, 8))
+    package, modules = "environments.swe.inside", ("driver", "driver_files", "driver_changes", "droppings", "stage")
+    for name in modules:
+        tree = ast.parse((inside / f"{name}.py").read_text(), feature_version=(3, 8))
         names = {
-            node.module if isinstance(node, ast.ImportFrom) else alias.name
+            node.module or "" if isinstance(node, ast.ImportFrom) else alias.name
             for node in ast.walk(tree)
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
-        known = {
-            "__future__",
-            "contextlib",
-            "ctypes",
-            "errno",
-            "fcntl",
-            "json",
-            "os",
-            "select",
-            "shutil",
-            "signal",
-            "stat",
-            "struct",
-            "sys",
-            "tarfile",
-            "time",
-            "typing",
-        }
-        assert names <= known | {"environments.swe.inside.driver_files"}
+        own = {module for module in names if module.startswith(f"{package}.")}
+        assert {module.partition(".")[0] for module in names - own} <= sys.stdlib_module_names
+        assert own <= {f"{package}.{module}" for module in modules}
