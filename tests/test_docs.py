@@ -67,6 +67,7 @@ RECORDED = {
     "smollm2_svamp.md",
     "swe.md",
     "swe_short.md",
+    "swe_short.png",
     "traces.md",
     "view.md",
 }
