@@ -12,7 +12,7 @@ from rewards.score import ScoreStatus
 from rl.log.metrics import ungraded_text
 from rl.records import Sampling
 from rl.rollout import GroupJob, GroupOutcome
-from rl.statistics import Estimate, Tally, pass_at_k, pass_rate
+from rl.statistics import Estimate, Tally, mean_pass_at_k, pass_at_k, pass_rate
 
 
 class Rollouts(Protocol):
@@ -63,9 +63,17 @@ class PassRate:
     def pass_at(self) -> Mapping[int, Estimate]:
         """Chance that one of k samples passes, for k = 2, 4, 8, ... and the samples a problem; k = 1 is `value`."""
         tallies = list(self.by_problem.values())
-        most = max((tally.graded + tally.ungraded for tally in tallies), default=0)
+        return {k: pass_at_k(tallies, k=k) for k in self._ks()}
+
+    def mean_pass_at(self) -> Mapping[int, float]:
+        """The values of `pass_at` without their intervals."""
+        tallies = list(self.by_problem.values())
+        return {k: mean_pass_at_k(tallies, k=k) for k in self._ks()}
+
+    def _ks(self) -> list[int]:
+        most = max((tally.graded + tally.ungraded for tally in self.by_problem.values()), default=0)
         doubled = [2**power for power in range(1, most.bit_length()) if 2**power < most]
-        return {k: pass_at_k(tallies, k=k) for k in (*doubled, most) if k > 1}
+        return [k for k in (*doubled, most) if k > 1]
 
     @property
     def ungraded_text(self) -> str:

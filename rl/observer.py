@@ -8,7 +8,7 @@ from typing import Self
 
 from configs.schema import Config
 from rl.buffer import Rejection
-from rl.evaluate import EvalReport
+from rl.evaluate import EvalReport, PassRate
 from rl.filters import DropReason
 from rl.log.alive import Heartbeat
 from rl.log.flags.run import RunRules
@@ -170,20 +170,22 @@ class RunObserver:
 
 def eval_metrics(report: EvalReport) -> list[EvalMetrics]:
     """One record a task source."""
-    return [
-        EvalMetrics(
-            step=report.step,
-            time=time.time(),
-            split="heldout",
-            source=name,
-            passed=rate.passed,
-            graded=rate.graded,
-            ungraded=rate.ungraded,
-            infra=rate.infra,
-            ungradable=rate.ungradable,
-            low=rate.interval[0],
-            high=rate.interval[1],
-            pass_at={str(k): estimate.value for k, estimate in rate.pass_at().items()},
-        )
-        for name, rate in report.by_env.items()
-    ]
+    return [_eval_metrics(report.step, name, rate) for name, rate in report.by_env.items()]
+
+
+def _eval_metrics(step: int, source: str, rate: PassRate) -> EvalMetrics:
+    low, high = rate.interval
+    return EvalMetrics(
+        step=step,
+        time=time.time(),
+        split="heldout",
+        source=source,
+        passed=rate.passed,
+        graded=rate.graded,
+        ungraded=rate.ungraded,
+        infra=rate.infra,
+        ungradable=rate.ungradable,
+        low=low,
+        high=high,
+        pass_at={str(k): value for k, value in rate.mean_pass_at().items()},
+    )

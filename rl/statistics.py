@@ -103,15 +103,28 @@ def pass_at_k(tallies: Sequence[Tally], *, k: int, draws: int = _DRAWS, seed: in
     Problems with fewer than `k` graded samples are left out and counted. The interval is the percentile bootstrap over problems;
     where all problems agree, which leaves nothing to resample, Wilson's over the problems. Raises ValueError for k < 1.
     """
-    if k < 1:
-        raise ValueError(f"k={k}: pass@k takes at least 1 sample a problem")
-    values = np.asarray([_unbiased(tally, k) for tally in tallies if tally.graded >= k])
-    value = float(values.mean()) if values.size else math.nan
+    values = _pass_at_k_values(tallies, k)
+    value = _mean(values)
     if not values.size or np.ptp(values) == 0:
         low, high = wilson_interval(value * values.size, values.size) if values.size else (0.0, 1.0)
     else:
         low, high = _percentiles(_resampled_means(values, draws=draws, seed=seed))
     return Estimate(value=value, low=low, high=high, problems=values.size, left_out=len(tallies) - values.size, ungraded=_ungraded(tallies))
+
+
+def mean_pass_at_k(tallies: Sequence[Tally], *, k: int) -> float:
+    """The value of `pass_at_k` without its interval, which is what takes time. Raises ValueError for k < 1."""
+    return _mean(_pass_at_k_values(tallies, k))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else math.nan
+
+
+def _pass_at_k_values(tallies: Sequence[Tally], k: int) -> np.ndarray:
+    if k < 1:
+        raise ValueError(f"k={k}: pass@k takes at least 1 sample a problem")
+    return np.asarray([_unbiased(tally, k) for tally in tallies if tally.graded >= k])
 
 
 def paired_bootstrap(first: Mapping[str, float], second: Mapping[str, float], *, draws: int = _DRAWS, seed: int = 0) -> PairedDifference:

@@ -15,6 +15,7 @@ import yaml
 from rl.export.records import Learned, LearnedTokens, LoggedMessage, LoggedRollout, LoggedSpan, LoggedTokens, RolloutRow
 from rl.log.query import QueryError, RunLog
 from rl.log.runs import RunPaths
+from rl.log.whole_text import whole_text
 
 _RANGE_ROLLOUTS = 2048
 """Rollouts of neighbouring policy versions whose ids are listed together."""
@@ -129,15 +130,7 @@ class Source:
             )
 
     def _message(self, row: Row) -> LoggedMessage:
-        text, chars, reference = row["text"] or "", row["text_chars"], row["stdout_ref"]
-        left_out = 0
-        if reference is not None:
-            try:
-                text = self._log.blob(reference).decode()
-            except ValueError:
-                left_out = max(1, (chars or 0) - len(text))
-        elif row["turn"] is None and chars is not None and chars > len(text):
-            left_out = chars - len(text)
+        text, left_out = whole_text(self._log, row)
         self.shortened += left_out > 0
         return LoggedMessage(**{**{name: row[name] for name in _MESSAGE}, "text": text, "left_out": left_out})
 

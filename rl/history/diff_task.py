@@ -8,13 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from rl.history.diff_pair import parting_json, parting_lines
+from rl.log.nearest import nearest
 from rl.log.text import visible
 from rl.view.groups import Comparison, compare
 from rl.view.open_run import OpenRun, Row
 from rl.view.tasks import Chapter, biography
 from rl.view.tokens import TokenTexts, first_difference, sampled_start
-
-_NEAREST = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +74,7 @@ def diff_task(run: OpenRun, task_id: str) -> TaskDiff:
     """Raises ValueError with the nearest ids for a task that no rollout was played on, QueryError."""
     chapters = biography(run, task_id)
     if not chapters:
-        sql = f"SELECT task_id FROM (SELECT DISTINCT task_id FROM rollouts) ORDER BY levenshtein(task_id, ?), task_id LIMIT {_NEAREST}"
-        near = [str(row["task_id"]) for row in run.rows(sql, (task_id,))]
-        hint = f"; the nearest ids are {', '.join(near)}" if near else ": its log has no rollouts yet"
-        raise ValueError(f"no rollout of this run was played on a task {task_id!r}{hint}")
+        raise ValueError(f"no rollout of this run was played on a task {task_id!r}{nearest(run.log(), 'task_id', task_id)}")
     texts = TokenTexts()
     partings = [compare(run, _closest(run, before, after), texts) for before, after in pairwise(chapters)]
     versions = zip(chapters, [None, *partings], strict=True)

@@ -4,6 +4,7 @@ A draw is a pure function of (seed, index), so the group's index leads to its pr
 defines a problem, the hidden reference included: one that has changed since is an error.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -86,19 +87,25 @@ class RunProblems:
 
 
 async def check_image(problem: Problem, row: Row) -> None:
-    """See that the engine has the image on which a repository task was played. Raises EngineUnavailable, ImageMissing, and ValueError
+    """As `check_images`, for one rollout."""
+    await check_images([(problem, row)])
+
+
+async def check_images(pairs: Sequence[tuple[Problem, Row]]) -> None:
+    """See that the engine has the images on which repository tasks were played. Raises EngineUnavailable, ImageMissing, and ValueError
     for another image of that name."""
     containers = make_containers()
     try:
-        image = read_task(Path(str(problem.reference["folder"]))).image
-        found = await containers.image_id(image)
+        for problem, row in pairs:
+            image = read_task(Path(str(problem.reference["folder"]))).image
+            found = await containers.image_id(image)
+            if row.image_digest and found != row.image_digest:
+                raise ValueError(
+                    f"image {image} of task {row.task_id!r} is {found} now, and rollout {row.rollout_id} was played in {row.image_digest}: "
+                    "give that image its name back"
+                )
     finally:
         await containers.close()
-    if row.image_digest and found != row.image_digest:
-        raise ValueError(
-            f"image {image} of task {row.task_id!r} is {found} now, and rollout {row.rollout_id} was played in {row.image_digest}: "
-            "give that image its name back"
-        )
 
 
 def _is(problem: Problem, row: Row) -> bool:

@@ -12,9 +12,10 @@ from typing import Any, cast
 
 from environments.records import Episode, Json, Message, Role, StopReason
 from rl.log.manifest import read_manifests
+from rl.log.nearest import no_rollout
 from rl.log.query import RunLog
 from rl.log.runs import RunPaths
-from rl.log.tables import LONG_TEXT
+from rl.log.whole_text import whole_text
 
 _COLUMNS = (
     *("rollout_id", "attempt", "logged", "group_id", "group_index", "sample_index", "task_id", "task_hash", "source", "env", "split"),
@@ -25,7 +26,6 @@ _TURN_COLUMNS = (
     *("rollout_id", "message_index", "role", "name", "text", "text_chars", "stdout_ref", "exit_code", "turn", "started", "ended"),
     *("token_start", "token_end", "finish_reason"),
 )
-_NEAREST = 3
 _IDS_A_QUERY = 256
 
 
@@ -97,10 +97,7 @@ def find_row(log: RunLog, rollout_id: str) -> Row:
     found = read_rows(log, where="rollout_id = ?", parameters=(rollout_id,))
     if found:
         return found[0]
-    sql = f"SELECT rollout_id FROM rollouts ORDER BY levenshtein(rollout_id, ?), rollout_id LIMIT {_NEAREST}"
-    near = [str(row[0]) for row in log.query(sql, (rollout_id,)).rows]
-    hint = f"; the nearest ids are {', '.join(near)}" if near else ": its log has no rollouts yet"
-    raise ValueError(f"there is no rollout {rollout_id!r} in this run{hint}")
+    raise no_rollout(log, rollout_id)
 
 
 def read_messages(log: RunLog, rows: Sequence[Row]) -> dict[str, tuple[Said, ...]]:
@@ -142,12 +139,7 @@ def check_schema(root: Path) -> None:
 
 
 def _said(log: RunLog, row: Mapping[str, Any]) -> Said:
-    text, whole = str(row["text"] or ""), True
-    if row["turn"] is None and (row["text_chars"] or 0) > LONG_TEXT:
-        try:
-            text = log.blob(row["stdout_ref"] or "").decode("utf-8", "replace")
-        except ValueError:
-            whole = False
+    text, left_out = whole_text(log, row)
     message = Message(role=cast(Role, row["role"]), content=text, name=row["name"], exit_code=row["exit_code"])
     timed = {name: row[name] for name in ("turn", "started", "ended", "token_start", "token_end", "finish_reason")}
-    return Said(message=message, whole=whole, **timed)
+    return Said(message=message, whole=not left_out, **timed)

@@ -23,7 +23,7 @@ from rewards.score import Grader, Score, ScoreStatus
 from rl.grade import grade_with_retries
 from rl.graders import check_reward
 from rl.history.appended import ScoreAppender, Scorer, Value, read_scores
-from rl.history.problems import RunProblems, check_image, run_config
+from rl.history.problems import RunProblems, check_images, run_config
 from rl.history.recorded import Row, check_schema, episode_of, read_messages, read_rows
 from rl.history.rescored import Rate, Rescored, SourceRates
 from rl.history.signs import IN_SCORED_GROUPS, changed_signs, read_learned
@@ -154,12 +154,7 @@ def _check(rows: Sequence[Row], problems: RunProblems, *, reward: str) -> None:
         if patches:
             images.setdefault((row.task_id, row.image_digest), (problem, row))
     if images:
-        asyncio.run(_check_images(list(images.values())))
-
-
-async def _check_images(pairs: Sequence[tuple[Problem, Row]]) -> None:
-    for problem, row in pairs:
-        await check_image(problem, row)
+        asyncio.run(check_images(list(images.values())))
 
 
 def _jobs(log: RunLog, rows: Sequence[Row], problems: RunProblems, *, counts: Counts) -> Iterator[Job]:

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rl.log.nearest import no_rollout
 from rl.log.query import RunLog, json_line
 from rl.log.runs import find_run
 from rl.log.text import shorten, visible
@@ -35,7 +36,7 @@ def show_command(run: str, rollout: str, *, as_json: bool) -> int:
     with RunLog(find_run(run)) as log:
         found = _rows(log, "SELECT * FROM rollouts WHERE rollout_id = ?", rollout)
         if not found:
-            raise ValueError(f"there is no rollout {rollout!r} in this run" + _nearest(log, rollout))
+            raise no_rollout(log, rollout)
         row = found[0]
         messages = _rows(log, "SELECT * FROM turns WHERE rollout_id = ? ORDER BY message_index", rollout)
         tokens = next(iter(_rows(log, "SELECT * FROM tokens WHERE rollout_id = ?", rollout)), None)
@@ -74,13 +75,6 @@ def _with_log(log: RunLog, score: Row) -> dict[str, Any]:
         return {**score, "log": log.blob(score["log_ref"]).decode(errors="backslashreplace")}
     except ValueError as error:
         return {**score, "log": f"[{error}]\n{score['log'] or ''}"}
-
-
-def _nearest(log: RunLog, rollout: str) -> str:
-    near = _rows(log, "SELECT rollout_id FROM rollouts ORDER BY levenshtein(rollout_id, ?), rollout_id LIMIT 3", rollout)
-    if not near:
-        return ": its log has no rollouts yet"
-    return f"; the nearest ids are {', '.join(row['rollout_id'] for row in near)}"
 
 
 def _print_head(console: Console, row: Row, siblings: Sequence[Row]) -> None:

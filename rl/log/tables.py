@@ -23,7 +23,7 @@ from rl.records import Rollout, RolloutGroup, Sampling, Turn
 
 LONG_TEXT = 16_384
 """Characters. A longer text that the policy did not write is kept once, as a blob; its row keeps the beginning and the end."""
-_HEAD, _TAIL = 6_144, 2_048
+_SHOWN_CHARS = 8_192
 _LOG_CHARS = 262_144
 """Characters of a score's log that are kept: three quarters of its beginning, a quarter of its end."""
 ROW_LOG_CHARS = 4_096
@@ -192,7 +192,7 @@ def _shown(message: Message, *, keep: KeepBlob) -> dict[str, Any]:
     row: dict[str, Any] = {"text": storable(text), "text_chars": len(text)}
     if len(text) > LONG_TEXT:
         row["stdout_ref"] = keep(text)
-        row["text"] = storable(f"{text[:_HEAD]}\n[{len(text) - _HEAD - _TAIL} characters left out]\n{text[-_TAIL:]}")
+        row["text"] = storable(shortened(text, chars=_SHOWN_CHARS))
     if message.role == "tool":
         row |= {"tool": message.name, "exit_code": message.exit_code}
     return row
