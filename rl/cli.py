@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rl.command_words import RUN_HELP
 from rl.export.arguments import add_export_command
 from rl.history.arguments import add_history_commands
 from rl.swe.arguments import add_swe_commands
@@ -102,25 +103,25 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--dir", type=Path, default=Path(), metavar="FOLDER", help="where to make the folder NAME (default: here)")
 
     sql = _command(commands, "sql", _sql, "query the log of a run with SQL")
-    sql.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    sql.add_argument("run", metavar="RUN", help=RUN_HELP)
     sql.add_argument("query", metavar="QUERY", help="for example: SELECT env, avg(reward) FROM rollouts GROUP BY env")
 
     runs = _command(commands, "runs", _runs, "list runs: state, steps, pass rates, drops, flags")
     runs.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="folder that holds them (default: runs)")
 
     compact = _command(commands, "compact", _compact, "merge the files of a run's log into few")
-    compact.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    compact.add_argument("run", metavar="RUN", help=RUN_HELP)
 
     show = _command(commands, "show", _show, "print one rollout: messages, score, timings")
-    show.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    show.add_argument("run", metavar="RUN", help=RUN_HELP)
     show.add_argument("rollout", metavar="ROLLOUT", help="rollout id, as in the rollouts table")
 
     plot = _command(commands, "plot", _plot, "draw the curves of a run")
-    plot.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    plot.add_argument("run", metavar="RUN", help=RUN_HELP)
     plot.add_argument("--out", type=Path, metavar="FILE", help="PNG file to write")
 
     view = _command(commands, "view", _view, "look at runs in the browser")
-    view.add_argument("run", nargs="?", metavar="RUN", help="run folder, or its name under runs/ (default: all runs)")
+    view.add_argument("run", nargs="?", metavar="RUN", help=f"{RUN_HELP} (default: all runs)")
     view.add_argument("--dir", type=Path, dest="runs_dir", metavar="RUNS", help="folder of the runs to show (default: runs/)")
     view.add_argument("--port", type=_port, metavar="N", help="port on 127.0.0.1 (default: 8750, or a free one)")
     view.add_argument("--export", type=Path, metavar="DIR", help="write the pages of RUN as files and end; they open without a server")

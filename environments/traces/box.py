@@ -89,9 +89,10 @@ def make_tracer(channel: Channel, *, depth_limit: int, shown: Shown, included: C
     """
     append, flush = channel.parts.append, channel.flush
     locals_ = Locals(append, shown.value)
-    look, look_at_contents, value_of = locals_.look, locals_.look_at_contents, shown.value
+    look, look_at_contents = locals_.look, locals_.look_at_contents
     tables: dict[int, LineTable] = {}
     stack: list[Any] = [None]
+    other_event = make_writer(channel, stack, shown.value)
     epoch, ticks = 0, BATCH
 
     def on_call(frame: Any, event: str, arg: Any) -> Any:
@@ -105,8 +106,7 @@ def make_tracer(channel: Channel, *, depth_limit: int, shown: Shown, included: C
             return None
         if depth > depth_limit:
             channel.end("depth", f"more than {depth_limit} calls in one another")
-        table = tables.get(id(code))
-        if table is None:
+        if (table := tables.get(id(code))) is None:
             table = tables[id(code)] = LineTable(code)
         is_function, cells = table.is_function, table.cells
         written: Written = {}
@@ -122,8 +122,7 @@ def make_tracer(channel: Channel, *, depth_limit: int, shown: Shown, included: C
             if stack[-1] is not written:
                 channel.end("untraced", "frames of the program were not followed to their ends")
             if event == "line":
-                line = frame.f_lineno
-                append(line)
+                append(line := frame.f_lineno)
                 if is_function:
                     if seen_epoch != epoch:
                         seen_epoch, effect = epoch, CHANGES
@@ -156,20 +155,30 @@ def make_tracer(channel: Channel, *, depth_limit: int, shown: Shown, included: C
                 if not ticks:
                     ticks = flush()
                 return on_event
-            if event == "return":
-                append(-4 * frame.f_lineno - 2)
-                append(value_of(arg))
-                stack.pop()
-                if not frame.f_trace_lines:
-                    channel.end("untraced", "the program turned the tracing of lines off")
-            elif event == "exception":
-                append(-4 * frame.f_lineno - 3)
-                append(value_of(arg[1]))
+            other_event(frame, event, arg)
             return on_event
 
         return on_event
 
     return on_call
+
+
+def make_writer(channel: Channel, stack: list[Any], value_of: Callable[[Any], Any]) -> Handler:
+    """The function for events of a frame that are no lines: it ends, or something was raised in it."""
+    append = channel.parts.append
+
+    def on_other_event(frame: Any, event: str, arg: Any) -> None:
+        if event == "return":
+            append(-4 * frame.f_lineno - 2)
+            append(value_of(arg))
+            stack.pop()
+            if not frame.f_trace_lines:
+                channel.end("untraced", "the program turned the tracing of lines off")
+        elif event == "exception":
+            append(-4 * frame.f_lineno - 3)
+            append(value_of(arg[1]))
+
+    return on_other_event
 
 
 MISSING = object()

@@ -1,17 +1,16 @@
 """The words of `rl export ...`. The modules that do the work are imported when the command runs."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-AddCommand = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+from rl.command_words import RUN_HELP, AddCommand
 
 
 def add_export_command(commands: Any, *, command: AddCommand) -> None:
     """Add `export`. `command(commands, name, run, text)` adds one command."""
     export = command(commands, "export", _export, "write the rollouts of a run in a format of other tools")
-    export.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    export.add_argument("run", metavar="RUN", help=RUN_HELP)
     export.add_argument("--to", required=True, metavar="FORMAT", help="scout, atif, hf, otel or perfetto")
     export.add_argument("--out", required=True, type=Path, metavar="PATH", help="file or folder to write; it must not exist")
     export.add_argument(

@@ -24,6 +24,11 @@ def iso(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat()
 
 
+def nano(seconds: float) -> int:
+    """Unix seconds in nanoseconds."""
+    return round(seconds * 1e6) * 1000  # a float of unix seconds has no more than microseconds
+
+
 def call_arguments(message: LoggedMessage) -> dict[str, Any]:
     """Arguments of the message's tool call: the JSON object that the policy wrote, or else its text as `input`."""
     text = message.arguments or ""

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
+from rl.export.parquet import ParquetSeries
 from rl.export.records import LoggedMessage, LoggedRollout, LoggedTokens
 from rl.export.source import Source
 
@@ -66,57 +66,13 @@ _ABOUT = {
     "train_step, admitted, drop_reason, advantage, kl": "of the last training step that saw the rollout",
     "messages_cut": "messages whose text the log has only in part",
 }
-_ROWS = 256
-_GROUP_BYTES = 32 << 20
-_FILE_BYTES = 256 << 20
-
-
-class _SplitFiles:
-    """The Parquet files of one split."""
-
-    def __init__(self, folder: Path, split: str) -> None:
-        self._folder, self._split = folder, split
-        self._writer: pq.ParquetWriter | None = None
-        self._path = folder
-        self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
-        self.files = 0
-
-    def add(self, row: dict[str, Any], *, size: int) -> None:
-        self._rows.append(row)
-        self._bytes += size
-        if len(self._rows) == _ROWS or self._bytes > _GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        if self._writer is None or self._path.stat().st_size > _FILE_BYTES:
-            self._finish()
-            self._path = self._folder / f"{self._split}-{self.files:05d}.parquet"
-            self._writer = pq.ParquetWriter(self._path, SCHEMA, compression="zstd")
-            self.files += 1
-        columns = [pa.array([row[field.name] for row in self._rows], type=field.type) for field in SCHEMA]
-        self._writer.write_table(pa.table(columns, schema=SCHEMA))
-        self._rows, self._bytes = [], 0
-
-    def _finish(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def close(self) -> None:
-        try:
-            self._flush()
-        finally:
-            self._finish()
 
 
 def export(source: Source, out: Path) -> dict[str, int]:
     """Write the folder `out`; how many of what it holds."""
     data = out / "data"
     data.mkdir(parents=True)
-    splits: dict[str, _SplitFiles] = {}
+    splits: dict[str, ParquetSeries] = {}
     rows: Counter[str] = Counter()
     counts = {"rows": 0, "completion_tokens": 0, "files": 0}
     try:
@@ -124,7 +80,7 @@ def export(source: Source, out: Path) -> dict[str, int]:
             split = re.sub(r"\W", "_", rollout.row.split) or "train"
             row = _row(rollout)
             size = sum(len(m.text) for m in rollout.messages) + 32 * len(row["completion_ids"] if rollout.tokens else ())
-            splits.setdefault(split, _SplitFiles(data, split)).add(row, size=size)
+            splits.setdefault(split, ParquetSeries(data, f"{split}-", SCHEMA)).add(row, size=size)
             rows[split] += 1
             counts["rows"] += 1
             counts["completion_tokens"] += len(row["completion_ids"]) if rollout.tokens else 0

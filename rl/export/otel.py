@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.export.encode import call_arguments, call_id, encoded
+from rl.export.encode import call_arguments, call_id, encoded, nano
 from rl.export.records import LoggedMessage, LoggedRollout
 from rl.export.source import Source
 
@@ -109,7 +109,7 @@ def _root(rollout: LoggedRollout, *, trace: str, model: str) -> Json:
         "gen_ai.evaluation.score.label": row.status,
         "gen_ai.evaluation.explanation": row.reason,
     }
-    event = {"timeUnixNano": _nano(rollout.finished), "name": "gen_ai.evaluation.result", "attributes": _attributes(evaluation)}
+    event = {"timeUnixNano": str(nano(rollout.finished)), "name": "gen_ai.evaluation.result", "attributes": _attributes(evaluation)}
     failed = {"code": _ERROR, "message": f"{row.status}: {row.reason or ''}"}
     times = (rollout.began, rollout.finished)
     span = _span(f"invoke_agent {row.env}", rollout, None, kind=_INTERNAL, times=times, attributes=attributes)
@@ -168,14 +168,10 @@ def _span(
         "spanId": hashlib.sha256(f"{rollout.uid}/{place}".encode()).hexdigest()[:16],
         "name": name,
         "kind": kind,
-        "startTimeUnixNano": _nano(times[0]),
-        "endTimeUnixNano": _nano(times[1]),
+        "startTimeUnixNano": str(nano(times[0])),
+        "endTimeUnixNano": str(nano(times[1])),
         "attributes": _attributes(attributes),
     }
-
-
-def _nano(seconds: float) -> str:
-    return str(round(seconds * 1e6) * 1000)  # a float of unix seconds has no more than microseconds
 
 
 def _attributes(values: Mapping[str, Any]) -> list[Json]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import BUILTIN_CLOCK_BOOTTIME, BUILTIN_CLOCK_REALTIME, TracePacket, TrackEvent
 from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
 
+from rl.export.encode import nano
 from rl.export.records import LoggedSpan
 from rl.export.source import Source
 
@@ -129,14 +130,10 @@ class _Trace:
         """The trace's clock is the wall clock."""
         packet = self._packet(seconds)
         for clock in (BUILTIN_CLOCK_BOOTTIME, BUILTIN_CLOCK_REALTIME):
-            packet.clock_snapshot.clocks.add(clock_id=clock, timestamp=_nano(seconds))
+            packet.clock_snapshot.clocks.add(clock_id=clock, timestamp=nano(seconds))
         self._builder.write_packet(packet)
 
     def _packet(self, seconds: float) -> TracePacket:
         packet = self._builder.create_packet()
-        packet.timestamp, packet.trusted_packet_sequence_id = _nano(seconds), _SEQUENCE
+        packet.timestamp, packet.trusted_packet_sequence_id = nano(seconds), _SEQUENCE
         return packet
-
-
-def _nano(seconds: float) -> int:
-    return round(seconds * 1e6) * 1000  # a float of unix seconds has no more than microseconds

@@ -4,14 +4,13 @@ Scout asks for DuckDB 1, this project for DuckDB 2, so they live in environments
 Columns beyond Scout's schema are the transcript's metadata, which its filters can use.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rl.export.encode import call_arguments, call_id, encoded, iso
+from rl.export.parquet import ParquetSeries
 from rl.export.records import LoggedMessage, LoggedRollout
 from rl.export.source import Source
 
@@ -58,46 +57,19 @@ _LEARNED = (
     *("train_step", "admitted", "drop_reason", "advantage", "kl", "staleness_mean", "n_clipped", "n_masked"),
     *("worst_index", "worst_token", "worst_behaviour", "worst_learner"),
 )
-_ROWS = 256
-"""Of a row group; fewer when their messages are long."""
-_GROUP_CHARS = 32 << 20
-_FILE_BYTES = 256 << 20
 
 
 def export(source: Source, out: Path) -> dict[str, int]:
     """Write the folder `out`; how many of what it holds."""
     out.mkdir()
-    counts = {"transcripts": 0, "messages": 0, "files": 0}
-    writer: pq.ParquetWriter | None = None
-    path = out
-    try:
-        for rows in _row_groups(source):
-            if writer is None or path.stat().st_size > _FILE_BYTES:
-                if writer is not None:
-                    writer.close()
-                path = out / f"transcripts_{counts['files']:05d}.parquet"
-                writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-                counts["files"] += 1
-            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-            counts["transcripts"] += len(rows)
-            counts["messages"] += sum(row["message_count"] for row in rows)
-    finally:
-        if writer is not None:
-            writer.close()
-    return counts
-
-
-def _row_groups(source: Source) -> Iterator[list[dict[str, Any]]]:
-    rows: list[dict[str, Any]] = []
-    chars = 0
-    for rollout in source.rollouts(tokens=False):
-        rows.append(_row(rollout, model=source.model))
-        chars += len(rows[-1]["messages"])
-        if len(rows) == _ROWS or chars > _GROUP_CHARS:
-            yield rows
-            rows, chars = [], 0
-    if rows:
-        yield rows
+    counts = {"transcripts": 0, "messages": 0}
+    with ParquetSeries(out, "transcripts_", SCHEMA) as series:
+        for rollout in source.rollouts(tokens=False):
+            row = _row(rollout, model=source.model)
+            series.add(row, size=len(row["messages"]))
+            counts["transcripts"] += 1
+            counts["messages"] += row["message_count"]
+    return {**counts, "files": series.files}
 
 
 def _row(rollout: LoggedRollout, *, model: str) -> dict[str, Any]:

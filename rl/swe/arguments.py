@@ -1,11 +1,10 @@
 """The words of `rl swe ...`. The modules that do the work are imported when a command runs."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-AddCommand = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+from rl.command_words import RUN_HELP, AddCommand
 
 
 def add_swe_commands(commands: Any, *, command: AddCommand, epilog: str) -> None:
@@ -48,7 +47,7 @@ def add_swe_commands(commands: Any, *, command: AddCommand, epilog: str) -> None
     rows.add_argument("--out", type=Path, default=Path("swe/tasks"), metavar="FOLDER", help="where the task folders go")
 
     rates = command(below, "rates", _rates, "write how often a run solved each task into the tasks")
-    rates.add_argument("run", metavar="RUN", help="run folder, or its name under runs/")
+    rates.add_argument("run", metavar="RUN", help=RUN_HELP)
     rates.add_argument("tasks", type=Path, metavar="FOLDER", help="folder of task folders")
 
     validate = command(below, "validate", _validate, "see that a task is sound: gold passes, doing nothing fails, repeats agree")

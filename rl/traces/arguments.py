@@ -1,11 +1,10 @@
 """The words of `rl trace`. The modules that do the work are imported when the command runs."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-AddCommand = Callable[[Any, str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+from rl.command_words import AddCommand
 
 
 def add_trace_command(commands: Any, *, command: AddCommand) -> None:
