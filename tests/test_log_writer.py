@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from environments.records import Message
 from rewards.score import Score, ScoreStatus
 from rl.log.manifest import read_manifests
 from rl.log.metrics import EvalMetrics, MetricsWriter, read_metrics, summarize_step
-from rl.log.query import RunLog
+from rl.log.query import QueryError, RunLog
 from rl.log.runs import RunPaths, find_run, prepare_run
 from rl.log.storage import LogWriteError
 from rl.log.writer import LearnerWriter, RolloutWriter
@@ -185,6 +186,28 @@ def test_a_damaged_part_is_left_out_and_named(tmp_path: Path) -> None:
     with RunLog(tmp_path) as log:
         assert list(log.query("SELECT DISTINCT group_index FROM rollouts").rows) == [(0,)]
         assert len(log.problems) == 1
+        assert damaged.name in log.problems[0]
+
+
+def test_a_part_that_shows_its_damage_after_the_first_rows_is_left_out_of_tables_and_named_to_streams(tmp_path: Path) -> None:
+    sql = "SELECT group_index, unnest(range(100000)) AS n FROM rollouts"
+    with writer(tmp_path) as out:
+        for version in range(16):
+            out.write_group(make_group(version, version=version))
+            out.flush()
+    damaged = next((tmp_path / "log/rollouts/dispatch_version=15").iterdir())
+    with RunLog(tmp_path) as log:
+        under_way = log.query(sql).rows
+        next(under_way)
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+        with pytest.raises(QueryError, match=rf"{damaged.name} is damaged.*move it away"):
+            list(under_way)
+        page = log.table(sql)
+        assert Counter(row[0] for row in page.rows) == dict.fromkeys(range(15), 2 * 100000)
+        assert page.columns == ("group_index", "n") and damaged.name in log.problems[0]
+    damaged.unlink()
+    with RunLog(tmp_path) as log:
+        assert log.table("SELECT count(*) FROM rollouts").rows == ((30,),)
         assert damaged.name in log.problems[0]
 
 

@@ -144,7 +144,7 @@ class Source:
         return found
 
     def _all(self, sql: str, *parameters: Any) -> list[Row]:
-        result = self._log.query(sql, parameters)
+        result = self._log.table(sql, parameters)
         return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
 
 

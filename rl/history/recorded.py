@@ -89,7 +89,7 @@ class Said:
 def read_rows(log: RunLog, *, where: str = "true", parameters: Sequence[Any] = ()) -> list[Row]:
     """The rollouts that an SQL condition selects, by policy version and group. Raises QueryError."""
     sql = f"SELECT {', '.join(_COLUMNS)} FROM (SELECT * FROM rollouts WHERE {where}\n) ORDER BY dispatch_version, group_index, rollout_id"
-    return [Row(**dict(zip(_COLUMNS, row, strict=True))) for row in log.query(sql, parameters).rows]
+    return [Row(**dict(zip(_COLUMNS, row, strict=True))) for row in log.table(sql, parameters).rows]
 
 
 def find_row(log: RunLog, rollout_id: str) -> Row:
@@ -110,7 +110,7 @@ def read_messages(log: RunLog, rows: Sequence[Row]) -> dict[str, tuple[Said, ...
             f"SELECT {', '.join(_TURN_COLUMNS)} FROM turns WHERE dispatch_version BETWEEN ? AND ? "
             f"AND rollout_id IN ({', '.join('?' * len(some))}) ORDER BY rollout_id, message_index"
         )
-        result = log.query(sql, (low, high, *(row.rollout_id for row in some)))
+        result = log.table(sql, (low, high, *(row.rollout_id for row in some)))
         for values in result.rows:
             row = dict(zip(_TURN_COLUMNS, values, strict=True))
             found[row["rollout_id"]].append(_said(log, row))

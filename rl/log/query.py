@@ -54,6 +54,7 @@ _ABOUT_THE_QUERY = (
     duckdb.SyntaxException,
 )
 """Errors that no damaged file is the cause of."""
+_BATCH_ROWS = 1024
 _TABLE_ROWS = 1000
 _CELL_CHARS = 160
 _PIPE_WIDTH = 4000
@@ -120,11 +121,27 @@ class RunLog:
         return read_blob(self._folder, reference)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> Result:
-        """Run one SELECT. Raises QueryError."""
+        """Run one SELECT, rows as they come: for results that may not fit in memory.
+
+        Raises QueryError, while rows are read too: a part that is found damaged after the first rows have been given cannot be left out.
+        """
         try:
             _check_one_select(self._connection, sql)
-            cursor = self._without_damaged(lambda: self._connection.execute(sql, list(parameters)))
-            return Result(columns=_distinct([str(column[0]) for column in cursor.description or ()]), rows=self._rows())
+            columns, first = self._without_damaged(lambda: self._start(sql, parameters))
+            return Result(columns=columns, rows=self._rows(first))
+        except (duckdb.Error, UnicodeError) as error:
+            raise QueryError(str(error).strip()) from error
+
+    def table(self, sql: str, parameters: Sequence[Any] = ()) -> Page:
+        """All rows of one SELECT, without those of damaged parts. Raises QueryError."""
+
+        def run() -> Page:
+            columns, first = self._start(sql, parameters)
+            return Page(columns=columns, rows=(*first, *self._connection.fetchall()), more=False)
+
+        try:
+            _check_one_select(self._connection, sql)
+            return self._without_damaged(run)
         except (duckdb.Error, UnicodeError) as error:
             raise QueryError(str(error).strip()) from error
 
@@ -165,12 +182,26 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _rows(self) -> Iterator[tuple[Any, ...]]:
+    def _start(self, sql: str, parameters: Sequence[Any]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """Columns, and the first rows, since DuckDB opens most parts when it needs them and not before."""
+        self._connection.execute(sql, list(parameters))
+        columns = _distinct([str(column[0]) for column in self._connection.description or ()])
+        return columns, self._connection.fetchmany(_BATCH_ROWS)
+
+    def _rows(self, batch: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         try:
-            while batch := self._connection.fetchmany(1024):
+            while batch:
                 yield from batch
+                batch = self._connection.fetchmany(_BATCH_ROWS)
         except duckdb.Error as error:
-            raise QueryError(str(error).strip()) from error
+            raise QueryError(self._late(str(error).strip())) from error
+
+    def _late(self, message: str) -> str:
+        """What to do about an error after rows have been given."""
+        damaged = [str(part.path) for part in self._parts if not _readable(part.path)]
+        if not damaged:
+            return message
+        return f"{', '.join(damaged)} is damaged, which shows after some rows; move it away, and its rows are left out: {message}"
 
     def _load_metrics(self, metrics: Metrics) -> None:
         maps = ("pass_rate", "phases", "drops", "log_dropped")
