@@ -220,3 +220,82 @@ def watchers_of(owner: str) -> list[int]:
         if owner.encode() in words and any(word.endswith(b"reaper.py") for word in words):
             found.append(int(name))
     return found
+
+
+NEIGHBOUR = """
+import ctypes, fcntl, json, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+def tried(act):
+    try:
+        return act() or "done"
+    except OSError as error:
+        return type(error).__name__
+def call(number, *arguments):
+    found = libc.syscall(number, *arguments)
+    if found < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return found and "done"
+def bind(family, address):
+    server = socket.socket(family)
+    server.bind(address)
+    server.listen()
+    kept.append(server)
+def connect(family, address):
+    socket.socket(family).connect(address)
+def lock():
+    file = open("/bin/sh", "rb")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    kept.append(file)
+def make(path):
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+kept = []
+print(json.dumps({
+    **{f"connect {at!r}": tried(lambda: connect(kind, at)) for kind, at in ((1, "\\0neighbour"), (2, ("127.0.0.1", 7777)))},
+    "attach": tried(lambda: call(29, 7777, 4096, 0o600)),
+    **{f"bind {at!r}": tried(lambda: bind(kind, at)) for kind, at in ((1, "\\0neighbour"), (2, ("127.0.0.1", 7777)))},
+    **{path: tried(lambda: make(path)) for path in ("/dev/shm/neighbour", "/tmp/neighbour", "/testbed/neighbour")},
+    "shared memory": tried(lambda: call(29, 7777, 4096, 0o2600)),
+    "queue": tried(lambda: call(240, b"neighbour", 0o302, 0o600, None)),
+    "lock": tried(lock),
+    "processes": sorted(name for name in os.listdir("/proc") if name.isdigit() and name != str(os.getpid())),
+    "signal": tried(lambda: os.kill(-1, 0)),
+    "groups": sorted(name for _, folders, _ in os.walk("/sys/fs/cgroup") for name in folders if len(name) == 64),
+    "writable": [at for at, _, _ in os.walk("/sys") if os.access(at, os.W_OK) and at != "/sys/fs/cgroup"],
+}), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the program names system calls by their x86-64 numbers")
+def test_neighbours_do_not_meet(python_image: str) -> None:
+    """Two containers of one user at a time: each makes things by name that the other makes too, and finds none of the other's. (crun mounts
+    an own tmpfs of 1 MiB at /sys/fs/cgroup.)"""
+
+    async def act(containers: Containers) -> list[dict[str, object]]:
+        found = []
+        for _ in range(2):  # the first goes on while the second looks
+            container = await containers.start(ContainerSpec(image=python_image, command=("python3", "-c", NEIGHBOUR)))
+            text = await container.read(1 << 16)
+            assert text, container.errors()
+            found.append(dict(json.loads(text)))
+        return found
+
+    first, second = within(act)
+    assert first == second
+    refused = {name: answer for name, answer in second.items() if answer != "done"}
+    assert refused == {
+        **{"connect '\\x00neighbour'": "ConnectionRefusedError", "connect ('127.0.0.1', 7777)": "ConnectionRefusedError"},
+        **dict.fromkeys(("attach", "shared memory", "queue"), "PermissionError"),
+        **{"processes": [], "signal": "ProcessLookupError", "groups": [], "writable": []},
+    }
+
+
+def test_a_container_that_writes_without_end_is_removed(python_image: str) -> None:
+    async def act(containers: Containers) -> None:
+        container = await containers.start(ContainerSpec(image=python_image, command=("cat", "/dev/zero")))
+        assert await container.read(1)
+        await container.remove()
+
+    within(act)
+    assert left_over() == 0

@@ -140,6 +140,7 @@ class DockerContainer:
     async def _remove(self) -> None:
         if self._filling is not None:
             await asyncio.wait([self._filling])
+        self._stream.drop_output()
         try:
             await self._in_thread(lambda: self._engine.remove(self._id))
         finally:

@@ -24,6 +24,7 @@ class Stream:
         self._errors_kept, self._first_errors = errors_kept, first
         self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
+        self._dropping = False
         self.errors_dropped = False
         """Some of stderr did not fit."""
         self._ended = asyncio.ensure_future(self._take_frames())
@@ -74,6 +75,11 @@ class Stream:
         """Until the process has closed its outputs; its stdout must be read meanwhile when it is much."""
         await asyncio.shield(self._ended)
 
+    def drop_output(self) -> None:
+        """Nobody reads stdout any more: what comes is taken and dropped. The engine cannot end a process that it cannot write for."""
+        self._dropping = True
+        self._room.set()
+
     async def close(self) -> None:
         """Drop the connection."""
         self._ended.cancel()
@@ -103,7 +109,7 @@ class Stream:
             if (over := len(self._stderr) - self._errors_kept) > 0:
                 self.errors_dropped = True
                 del self._stderr[self._errors_kept if self._first_errors else 0 : None if self._first_errors else over]
-        elif kind == _STDOUT:
+        elif kind == _STDOUT and not self._dropping:
             self._stdout += data
             self._changed.set()
             if len(self._stdout) >= _HELD:
