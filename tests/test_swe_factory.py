@@ -16,7 +16,6 @@ import pytest
 
 from environments.containers.make import SharedContainers
 from environments.swe.base_tree import BaseTree
-from environments.swe.changes import FILE
 from environments.swe.factory.failure import read_failure
 from environments.swe.factory.gold import patched, restoring_patch
 from environments.swe.factory.issue import file_text, issue_text
@@ -30,6 +29,7 @@ from environments.swe.factory.trial import Fell
 from environments.swe.folder import read_task, task_folders, write_task
 from environments.swe.images.record import read_image
 from environments.swe.images.rootfs import python_image_reference
+from environments.swe.inside.modes import FILE
 from environments.swe.records import Outcome, PatchError, RepoImage, SuiteRequest, SuiteResult, TestOutcome, TreeChange
 from environments.swe.tool_bodies import Edit
 from environments.swe.tool_format import parse_call

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from environments.swe.changes import FILE, LINK, PROGRAM, check_changes
+from environments.swe.changes import check_changes
 from environments.swe.folder import read_task, set_metadata, task_folders, write_task
+from environments.swe.inside.modes import FILE, LINK, PROGRAM
 from environments.swe.records import Patch, RepoTask, TreeChange
 
 ODD_NAMES = (
@@ -264,7 +265,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
 
 def test_changes_that_do_not_fit_together_are_refused() -> None:
     file = TreeChange(path=b"a", mode=FILE)
-    with pytest.raises(ValueError, match="lies below b'a', which is a file"):
+    with pytest.raises(ValueError, match="lies below b'a', which is no folder"):
         check_changes([TreeChange(path=b"a/b", mode=FILE), TreeChange(path=b"a!", mode=FILE), file])
     with pytest.raises(ValueError, match="mode of"):
         check_changes([replace(file, mode=0o100600)])

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from environments.containers.base import Container, ContainerError, Containers, ContainerSpec, Exit
 from environments.records import Json
-from environments.swe.changes import FILE, LINK, PROGRAM, check_path
+from environments.swe.changes import check_path
+from environments.swe.inside.modes import FILE, LINK, PROGRAM
 from environments.swe.records import TreeChange
 from environments.swe.staging import File, boot_command, program_frame, stage
 
-_MODULES = ("droppings", "driver_files", "driver_changes", "driver")
+_MODULES = ("droppings", "modes", "driver_files", "driver_changes", "driver")
 _RUN = "gc.enable(); module.main()"
 _GRACE_SECONDS = 30.0
 """Over a call's own deadline."""

@@ -9,10 +9,9 @@ import tarfile
 from collections.abc import Iterable
 
 from environments.containers.base import AGENT_UID
+from environments.swe.inside.modes import FILE, LINK, PROGRAM, mode_of
 from environments.swe.records import TreeChange
 
-FILE, PROGRAM, LINK = 0o100644, 0o100755, 0o120000
-"""The modes that git knows."""
 LARGEST_PATH, LARGEST_NAME = 4095, 255
 """Bytes of a path and of one of its names; Linux takes no more."""
 
@@ -26,6 +25,15 @@ def check_path(path: bytes) -> None:
         raise ValueError(f"path {path!r} lies in a .git folder")
     if len(path) > LARGEST_PATH or max(map(len, names)) > LARGEST_NAME:
         raise ValueError(f"path {path[:60]!r}... is longer than {LARGEST_PATH} bytes, or one of its names longer than {LARGEST_NAME}")
+
+
+def is_path(path: bytes) -> bool:
+    """Whether `check_path` takes it."""
+    try:
+        check_path(path)
+    except ValueError:
+        return False
+    return True
 
 
 def check_changes(changes: Iterable[TreeChange]) -> tuple[TreeChange, ...]:
@@ -46,7 +54,7 @@ def check_changes(changes: Iterable[TreeChange]) -> tuple[TreeChange, ...]:
         if change.mode == LINK:
             _check_link(change)
         if change.mode is not None and (parent := next((above for above in parents(change.path) if above in kept), None)):
-            raise ValueError(f"{change.path!r} lies below {parent!r}, which is a file")
+            raise ValueError(f"{change.path!r} lies below {parent!r}, which is no folder")
     return ordered
 
 
@@ -119,13 +127,13 @@ def _change(member: tarfile.TarInfo, tar: tarfile.TarFile) -> TreeChange:
     # a sparse member takes no room in the tar, however large it is
     if not member.isreg() or member.issparse() or (content := tar.extractfile(member)) is None:
         raise ValueError(f"{path!r} is neither a regular file nor a symbolic link")
-    return TreeChange(path=path, mode=PROGRAM if member.mode & 0o100 else FILE, data=content.read())
+    return TreeChange(path=path, mode=mode_of(member.mode), data=content.read())
 
 
 def _check_link(change: TreeChange) -> None:
     target = posixpath.normpath(posixpath.join(posixpath.dirname(change.path), change.data))
     if not change.data or b"\0" in change.data or change.data.startswith(b"/") or target.split(b"/")[0] == b"..":
-        raise ValueError(f"link {change.path!r} leads to {change.data!r}, out of the work folder")
+        raise ValueError(f"{change.path!r} is a link out of the work folder: {change.data!r}")
     if len(change.data) > LARGEST_PATH:
         raise ValueError(f"link {change.path!r} leads to a path of more than {LARGEST_PATH} bytes")
 

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from environments.reply import ToolCall
-from environments.swe.changes import FILE, PROGRAM
+from environments.swe.inside.modes import FILE, PROGRAM
 from environments.swe.records import RepoTask
 from environments.swe.snippets import smallest_edits
 from environments.swe.text_patch import Section, sections

@@ -8,9 +8,10 @@ import io
 import tarfile
 from collections.abc import Collection, Iterator
 
-from environments.swe.changes import FILE, LINK, PROGRAM
+from environments.swe.changes import is_path
 from environments.swe.git import IDENTITY
 from environments.swe.inside.droppings import is_dropping
+from environments.swe.inside.modes import LINK, mode_of
 from environments.swe.records import TreeChange
 
 
@@ -31,8 +32,7 @@ def read_tree(tar: bytes) -> Iterator[TreeChange]:
 def _read_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> TreeChange | None:
     name = entry.name.encode("utf-8", "surrogateescape").removeprefix(b"./")
     _, _, path = name.partition(b"/")
-    parts = path.split(b"/")
-    if not path or any(part in (b"", b".", b"..") or part.lower() == b".git" for part in parts) or is_dropping(path):
+    if not is_path(path) or is_dropping(path):
         return None
     if entry.issym():
         return TreeChange(path=path, mode=LINK, data=entry.linkname.encode("utf-8", "surrogateescape"))
@@ -40,7 +40,7 @@ def _read_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> TreeChange 
         return None
     file = archive.extractfile(entry)
     data = file.read() if file is not None else b""
-    return TreeChange(path=path, mode=PROGRAM if entry.mode & 0o100 else FILE, data=data)
+    return TreeChange(path=path, mode=mode_of(entry.mode), data=data)
 
 
 def import_stream(changes: Iterator[TreeChange] | Collection[TreeChange], *, ref: str, tree: str = "") -> bytes:

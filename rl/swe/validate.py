@@ -16,6 +16,7 @@ from environments.containers.make import SharedContainers
 from environments.swe.base_tree import BaseTree
 from environments.swe.folder import read_task
 from environments.swe.grading import PatchVerdict, grade_patch, merged
+from environments.swe.inside.modes import FILE
 from environments.swe.records import Outcome, RepoTask, SuiteRequest, SuiteResult, TreeChange
 from environments.swe.suite import run_suite
 from rl.log.text import visible
@@ -98,7 +99,7 @@ async def _fault(containers: Containers, task: RepoTask, *, repeat: int) -> str:
         return "the task has no solution (solution/gold.patch is empty)"
     base = await BaseTree.of(task, containers)
     files = {test.partition("::")[0].encode("utf-8", "surrogateescape") for test in task.fail_to_pass}
-    emptied = await base.patch_of([TreeChange(path=path, mode=0o100644, data=_emptied(task, path)) for path in sorted(files)])
+    emptied = await base.patch_of([TreeChange(path=path, mode=FILE, data=_emptied(task, path)) for path in sorted(files)])
     verdict = await grade_patch(containers, task, emptied)
     if verdict.status != "failed":
         return f"a patch that only changes tests is {verdict.status}: {verdict.reason}"

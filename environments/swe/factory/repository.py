@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from environments.swe.changes import LINK
 from environments.swe.factory.mutations import functions
 from environments.swe.factory.source import Function, Source
+from environments.swe.inside.modes import LINK
 from environments.swe.inside.suite_worker_paths import is_setting_path, is_test_path
 from environments.swe.records import RepoImage, TreeChange
 from environments.swe.tree_tar import read_tree

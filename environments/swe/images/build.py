@@ -17,12 +17,13 @@ from typing import Any
 from packaging.version import Version
 
 from environments.containers.base import Container, ContainerError, ContainerLimits, Containers, ContainerSpec, ImageMissing
-from environments.swe.changes import FILE, to_tar
+from environments.swe.changes import to_tar
 from environments.swe.images.record import LABEL, RUNS_LABEL
 from environments.swe.images.requirements import Metadata, build_requirements, find_needs, has_build
 from environments.swe.images.source import Source
 from environments.swe.images.tree import digest_of
 from environments.swe.images.wheels import TargetPython, digest_of_wheels, download_what_is_there, download_wheels, wheel_files
+from environments.swe.inside.modes import FILE
 from environments.swe.records import WORK_DIR, TreeChange
 
 _SCRIPT = Path(__file__).parent.parent / "inside" / "repository.py"

@@ -6,7 +6,6 @@ refused. Byte code, version control and what earlier builds left behind are drop
 
 import hashlib
 import io
-import posixpath
 import re
 import subprocess
 import tarfile
@@ -14,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from environments.swe.changes import FILE, LINK, PROGRAM
+from environments.swe.changes import check_changes
+from environments.swe.inside.modes import LINK, SUBMODULE, mode_of
 from environments.swe.records import TreeChange
 
 MAX_BYTES, MAX_FILES = 256 << 20, 50_000
-_SUBMODULE = 0o160000
 _DROPPED = re.compile(
     r"(?:.*/)?(?:__pycache__|\.git|\.hg|\.svn)(?:/.*)?|.*\.py[co]|(?:src/)?[^/]+\.egg-info(?:/.*)?|build/(?:lib|bdist)[^/]*/.*"
     r"|dist/[^/]+\.(?:whl|tar\.gz|zip|egg)|\.(?:tox|nox|venv|eggs|pytest_cache|mypy_cache)(?:/.*)?",
@@ -56,7 +55,7 @@ def read_git_head(folder: Path) -> tuple[str, tuple[TreeChange, ...]]:
     for entry in filter(None, _git(folder, "ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")):
         about, _, path = entry.partition(b"\t")
         mode, _, name = about.split(b" ")
-        if int(mode, 8) != _SUBMODULE:
+        if int(mode, 8) != SUBMODULE:
             listed.append((path, int(mode, 8), name))
     if len(listed) > MAX_FILES:
         raise ValueError(f"{folder} has {len(listed)} files; at most {MAX_FILES} are taken")
@@ -106,7 +105,7 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str,
     file = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if file is None:
         raise ValueError(f"the source package holds {name!r}, which is no plain file, folder or link")
-    return TreeChange(path=path, mode=PROGRAM if member.mode & 0o100 else FILE, data=file.read())
+    return TreeChange(path=path, mode=mode_of(member.mode), data=file.read())
 
 
 def _without_top(found: dict[str, TreeChange]) -> dict[str, TreeChange]:
@@ -121,22 +120,12 @@ def _checked(files: Iterable[TreeChange]) -> tuple[TreeChange, ...]:
     kept = {change.path: change for change in files if not _DROPPED.fullmatch(change.path.decode(errors="surrogateescape"))}
     if sum(len(change.data) for change in kept.values()) > MAX_BYTES:
         raise ValueError(f"the source has more than {MAX_BYTES >> 20} MiB of files")
-    for path, change in kept.items():
-        parts = path.split(b"/")
-        if any(b"/".join(parts[:n]) in kept for n in range(1, len(parts))):
-            raise ValueError(f"the source has {os_text(path)} below something that is no folder")
-        if change.mode == LINK:
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(path), change.data))
-            if change.data.startswith(b"/") or target == b".." or target.startswith(b"../") or not change.data or b"\0" in change.data:
-                raise ValueError(f"the source has a symbolic link out of its folder: {os_text(path)} -> {os_text(change.data)}")
     if not kept:
         raise ValueError("the source holds no files")
-    return tuple(kept[path] for path in sorted(kept))
-
-
-def os_text(path: bytes) -> str:
-    """For messages."""
-    return repr(path.decode(errors="replace"))
+    try:
+        return check_changes(kept.values())
+    except ValueError as error:
+        raise ValueError(f"the source cannot be taken: {error}") from error
 
 
 def _git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:

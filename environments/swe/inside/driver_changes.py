@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from environments.swe.inside.driver_files import ToolError
 from environments.swe.inside.droppings import is_dropping
+from environments.swe.inside.modes import LINK, mode_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class Changes:
         total = 0
         for path, status in self._walk():
             seen.add(path)
-            mode = 0o120000 if stat.S_ISLNK(status.st_mode) else 0o100755 if status.st_mode & 0o100 else 0o100644
-            target = os.readlink(os.path.join(folder, path)) if mode == 0o120000 else b""
-            size = len(target) if mode == 0o120000 else status.st_size
+            mode = mode_of(status.st_mode, link=stat.S_ISLNK(status.st_mode))
+            target = os.readlink(os.path.join(folder, path)) if mode == LINK else b""
+            size = len(target) if mode == LINK else status.st_size
             if size <= most and self._base.get(path) == (mode, self._id(path, size, target)):
                 continue
             self._found.append((path, mode, size, target))
@@ -54,7 +55,7 @@ class Changes:
         """The length of a listing in JSON, the listing, then the contents in its order."""
         yield len(self._head).to_bytes(8, "big") + self._head
         for path, mode, size, target in self._found:
-            if mode == 0o120000:
+            if mode == LINK:
                 yield target
                 continue
             left = size
