@@ -1,12 +1,14 @@
 """The base of a task: what an agent is given, what its tree comes to as a patch, and patches of any kind and intent."""
 
 import asyncio
+import hashlib
 import io
 import os
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -262,3 +264,24 @@ def test_settings_of_the_machine_do_not_reach_git(tmp_path: Path, monkeypatch: p
 def test_new_names_are_the_highest_that_the_base_lacks() -> None:
     changes = [TreeChange(path=path, mode=0o100644) for path in (b"lib/new.py", b"lib/calc.py", b"pkg/a/b.py", b"top.py")]
     assert on_base(lambda base: base.new_names(changes)) == ("lib/new.py", "pkg", "top.py")
+
+
+def test_content_that_a_patch_only_names_is_not_taken_from_what_the_host_has() -> None:
+    """The image's file before the overlay is in the host's repository; whoever knows its name would not need to know its text."""
+    old, new = (hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() for data in (OVERLAY[0].data, IMAGE_FILES[b"lib/calc.py"]))
+    head = f"diff --git a/lib/calc.py b/lib/calc.py\nindex {old}..{new} 100644\n"
+    for form in ("Binary files a/lib/calc.py and b/lib/calc.py differ\n", "GIT binary patch\nliteral 0\nHcmV?d00001\n\n"):
+        assert "names content that is not in the tree" in refused(head.encode() + form.encode())
+
+
+def test_the_cache_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache" / "codeworld-rl" / "trees"
+    asyncio.run(BaseTree.of(TASK, OneImage()))  # type: ignore[arg-type]
+    monkeypatch.setattr(base_tree, "_MOST_CACHE_BYTES", 1)
+    asyncio.run(BaseTree.of(replace(TASK, image="young"), OneImage()))  # type: ignore[arg-type]
+    assert len(list(folder.iterdir())) == 2  # used within the hour
+    (folder / "tree-left").mkdir()
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    asyncio.run(BaseTree.of(replace(TASK, image="other"), OneImage()))  # type: ignore[arg-type]
+    assert len(list(folder.iterdir())) == 1

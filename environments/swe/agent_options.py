@@ -13,7 +13,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "command_seconds": (0.1, 86400.0),
     "observation_chars": (200, 1_000_000),
     "edit_context": (0, 100),
-    "submit_mb": (1, 1024),
+    "submit_mb": (1, 64),
 }
 
 
@@ -34,7 +34,7 @@ class AgentOptions:
     edit_context: int = 4
     """Lines around a change that edit shows; 0: it shows none."""
     submit_mb: int = 64
-    """Largest work folder that can be submitted, as a tar, MiB."""
+    """Changed files of a work folder that can be submitted, together, MiB; no patch of more is taken."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():

@@ -19,12 +19,14 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 from environments.containers.base import Containers
-from environments.swe.changes import FILE, LINK, PROGRAM
+from environments.swe.changes import check_path
 from environments.swe.git import GitError, git, make_repository, scratch_folder, scratch_repository
 from environments.swe.inside.droppings import is_dropping
+from environments.swe.inside.modes import FILE, LINK, PROGRAM
 from environments.swe.links import check_links
 from environments.swe.records import Patch, PatchError, RepoTask, TreeChange
 from environments.swe.staging import File, as_files
+from environments.swe.text_patch import binary_ids
 from environments.swe.tree_tar import import_stream, read_tree, shown
 
 MOST_PATCH_BYTES = 8 << 20
@@ -36,7 +38,7 @@ _APPLY_BYTES = 1 << 30
 """Memory of git while it applies a patch, of which a few bytes can stand for a file of any size."""
 MOST_FOLDERS = 2000
 """Above all changed files: each takes an inode, of which a container has few."""
-_MOST_REPOSITORIES, _KEPT_SECONDS = 64, 3600.0
+_MOST_REPOSITORIES, _MOST_CACHE_BYTES, _KEPT_SECONDS = 64, 16 << 30, 3600.0
 """In the cache: further ones go, the longest unused first, but none that was used within the hour."""
 _MOST_KEPT = 512
 """Files that were made of single commits, in a repository: two a task."""
@@ -158,14 +160,27 @@ class BaseTree:
                 await git(scratch, "apply", "--cached", "--whitespace=nowarn", "-p1", "-", stdin=patch.data, memory_bytes=_APPLY_BYTES)
             except GitError as error:
                 raise PatchError(f"the patch does not apply: {error}") from error
+            await self._refuse_borrowed(patch)
             raw = await git(scratch, "diff-index", "--cached", "--raw", "-z", "--full-index", "--no-renames", self._commit)
             changed = _parse_raw(raw)
             blobs = await _blobs(scratch, [blob for _, mode, blob in changed if mode is not None], most_bytes=MOST_CHANGED_BYTES)
             data = iter(blobs)
             changes = tuple(TreeChange(path=path, mode=mode, data=b"" if mode is None else next(data)) for path, mode, _ in changed)
             if any(change.mode == LINK for change in changes):
-                check_links(changes, links=await _links(scratch))
+                links = await _links(scratch)
+                await asyncio.to_thread(lambda: check_links(changes, links=links))
         return changes
+
+    async def _refuse_borrowed(self, patch: Patch) -> None:
+        """A binary section may name its new content and leave it out, where git has it: the unbroken file is here, but not in the base."""
+        named = binary_ids(patch.data)
+        if not named:
+            return
+        known = {line[12:52] for line in (await self.listing()).split(b"\0")}
+        asked = b"".join(one + b"\n" for one in sorted(named - known))
+        found = await git(self._repository, "cat-file", "--batch-check=%(objectname)", stdin=asked)
+        if any(not line.endswith(b" missing") for line in found.splitlines()):
+            raise PatchError("the patch does not apply: a binary section names content that is not in the tree")
 
     async def new_names(self, changes: Sequence[TreeChange]) -> tuple[str, ...]:
         """For each added file the highest path above it, or its own, that the base does not have."""
@@ -248,11 +263,10 @@ def _parse_raw(raw: bytes) -> list[tuple[bytes, int | None, bytes]]:
     found: list[tuple[bytes, int | None, bytes]] = []
     for head, path in zip(fields[::2], fields[1::2], strict=False):
         _, new_mode, _, blob, kind = head.lstrip(b":").split(b" ")
-        parts = path.split(b"/")
-        if any(part in (b"", b".", b"..") or part.lower() == b".git" for part in parts):
-            raise PatchError(f"the patch changes {shown(path)}, which is not part of the tree")
-        if max(map(len, parts)) > 255 or len(path) > 4000:
-            raise PatchError(f"the patch has a name that is too long: {shown(path)}")
+        try:
+            check_path(path)
+        except ValueError as error:
+            raise PatchError(f"the patch goes out of the tree: {shown(str(error).encode())}") from None
         mode = None if kind == b"D" else int(new_mode, 8)
         if mode not in (None, FILE, PROGRAM, LINK):
             raise PatchError(f"the patch makes {shown(path)} a submodule; only files and symbolic links are taken")
@@ -290,7 +304,7 @@ async def _blobs(repository: Path, ids: Sequence[bytes], *, most_bytes: int | No
 async def _links(repository: Path) -> Mapping[bytes, bytes]:
     """All symbolic links of the index and their targets."""
     listed = await git(repository, "ls-files", "--stage", "-z")
-    heads = [line.partition(b"\t") for line in listed.split(b"\0") if line.startswith(b"120000 ")]
+    heads = [line.partition(b"\t") for line in listed.split(b"\0") if line.startswith(b"%o " % LINK)]
     targets = await _blobs(repository, [head.split(b" ")[1] for head, _, _ in heads])
     return {path: target for (_, _, path), target in zip(heads, targets, strict=True)}
 
@@ -299,14 +313,34 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeworld-rl" / "trees"
 
 
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(above, name)).st_size
+    return total
+
+
 def _prune() -> None:
     """Keep the cache bounded, and remove what processes that were killed left in it."""
+    unused = time.time() - _KEPT_SECONDS
     for path in _cache().glob("tree-*"):
-        if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+        if _used(path) < unused:
             shutil.rmtree(path, ignore_errors=True)
-    found = sorted((path for path in _cache().glob("*.git")), key=lambda path: path.stat().st_mtime)
-    for path in found[: max(0, len(found) - _MOST_REPOSITORIES)]:
-        if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+    found = sorted(_cache().glob("*.git"), key=_used)
+    sizes = [_bytes_below(path) for path in found]
+    for at, path in enumerate(found):
+        if len(found) - at <= _MOST_REPOSITORIES and sum(sizes[at:]) <= _MOST_CACHE_BYTES:
+            return
+        if _used(path) < unused:
             shutil.rmtree(path, ignore_errors=True)
 
 

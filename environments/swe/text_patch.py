@@ -11,6 +11,8 @@ from dataclasses import dataclass
 _START = b"diff --git "
 _HUNK = re.compile(rb"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 _NO_NEWLINE = b"\\"
+_BINARY = re.compile(rb"^(?:GIT binary patch|Binary files |Files )", re.MULTILINE)
+_NEW_ID = re.compile(rb"^index [0-9a-fA-F]+\.\.([0-9a-fA-F]{40})", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,12 @@ def sections(patch: bytes) -> Iterator[Section]:
     starts = [place for place, line in enumerate(lines) if line.startswith(_START)]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         yield _section(lines[start:end])
+
+
+def binary_ids(patch: bytes) -> set[bytes]:
+    """Git's names of the contents that binary sections say they make."""
+    parts = re.split(rb"^(?=diff --git )", patch, flags=re.MULTILINE)
+    return {found[1].lower() for part in parts if _BINARY.search(part) for found in _NEW_ID.finditer(part)}
 
 
 def lines_of(data: bytes) -> list[bytes]:
