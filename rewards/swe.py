@@ -5,6 +5,8 @@ How a patch becomes a verdict is `environments/swe/grading.py`. The reference of
 
 import asyncio
 import difflib
+import io
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,9 @@ THRESHOLD = 0.5
 """Similarity from which a patch that fails gets -1 + threshold * scale. CWM does not publish its own."""
 _MOST_CHARACTERS = 4000
 """Of the change of one file; larger ones are compared by lines."""
+_MOST_TIMES, _MOST_MORE = 4, 1 << 16
+"""A file that is so many times as large as it was or is to be, and so many bytes larger, is like nothing: to tell takes too long."""
+_UNSEEN = frozenset((tokenize.COMMENT, tokenize.NL, tokenize.ENCODING))
 
 
 class SweGrader:
@@ -91,8 +96,9 @@ class SweGrader:
 class CwmSweGrader(SweGrader):
     """CWM's hybrid: -1 + scale for a pass; -1 + threshold * scale for a patch that fails but is similar to the task's solution; else -1.
 
-    Similar: the mean over the files that the solution changes of difflib's ratio between the two changes of the file (their unified
-    diffs, as in CWM); a file that the patch leaves alone counts 0. Whole files are not compared: they are alike before anything is done.
+    Similar: the mean over the files that the solution changes of difflib's ratio between the two changes of the file: the lines that go
+    and the lines that come. What stands around them is not compared, nor are whole files: they are alike before anything is done. A file
+    that the patch leaves alone counts 0, and so does one in which nothing changes but comments and white space.
     """
 
     def __init__(self, *, scale: float = SCALE, threshold: float = THRESHOLD) -> None:
@@ -137,6 +143,9 @@ def similarity(changes: Sequence[TreeChange], gold: Sequence[TreeChange], *, bef
 def _ratio(change: TreeChange | None, gold: TreeChange, *, before: bytes) -> float:
     if change is None:
         return 0.0
+    largest = _MOST_TIMES * max(len(before), len(gold.data)) + _MOST_MORE
+    if change != gold and (len(change.data) > largest or _does_nothing(change, gold, before=before)):
+        return 0.0
     made, wanted = _change_text(change, before=before), _change_text(gold, before=before)
     if not made or not wanted:
         return float(change == gold)
@@ -145,10 +154,28 @@ def _ratio(change: TreeChange | None, gold: TreeChange, *, before: bytes) -> flo
     return difflib.SequenceMatcher(None, made.splitlines(), wanted.splitlines()).ratio()
 
 
+def _does_nothing(change: TreeChange, gold: TreeChange, *, before: bytes) -> bool:
+    """Whether a change leaves the program as it was, and the solution does not."""
+    if change.mode is None or not change.path.endswith(b".py"):
+        return False
+    return _program(change.data) == _program(before) != _program(gold.data)
+
+
+def _program(data: bytes) -> list[tuple[int, str]] | bytes:
+    """A Python file without its comments, blank lines and spaces; its bytes where it is none."""
+    try:
+        found = list(tokenize.tokenize(io.BytesIO(data).readline))
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return data
+    space = (tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE)
+    return [(one.type, "" if one.type in space else one.string) for one in found if one.type not in _UNSEEN]
+
+
 def _change_text(change: TreeChange, *, before: bytes) -> str:
-    """The hunks of a file's unified diff; empty when nothing but the mode changed."""
+    """The lines that go and the lines that come, as in a unified diff; empty when nothing but the mode changed."""
     old, new = (data.decode(errors="replace").splitlines() for data in (before, change.data))
-    return "\n".join(list(difflib.unified_diff(old, new, lineterm=""))[2:])
+    lines = list(difflib.unified_diff(old, new, n=0, lineterm=""))[2:]
+    return "\n".join(line for line in lines if not line.startswith("@@ "))
 
 
 def _shares(verdict: PatchVerdict) -> dict[str, ScorePart]:

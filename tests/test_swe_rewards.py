@@ -40,6 +40,8 @@ def folders(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
             await make_image(containers)
             base = await BaseTree.of(make_task(gold=Patch(data=b"")), containers)
             patches = {"gold": LIBRARY, "near": NEAR, "far": FAR}
+            more = [change("calc.py", f"import atexit\n{LIBRARY}"), change("tests/test_calc.py", "")]
+            (root / "more.patch").write_bytes((await base.patch_of(more)).data)
             for name, text in patches.items():
                 (root / f"{name}.patch").write_bytes((await base.patch_of([change("calc.py", text)])).data)
             (root / "tests.patch").write_bytes((await base.patch_of([change("tests/test_calc.py", "")])).data)
@@ -123,11 +125,34 @@ def test_similarity_is_of_changes_and_not_of_files() -> None:
     assert similarity(elsewhere, gold[:1], before=contents) < 0.6
 
 
+def test_changes_that_do_nothing_and_changes_without_end_are_similar_to_nothing() -> None:
+    lines = "".join(f"def f{number}(x):\n    return x + {number}\n\n\n" for number in range(40))
+    gold, before = [change("a.py", lines.replace("x + 20", "x - 20"))], {b"a.py": lines.encode()}
+
+    def of(text: str) -> float:
+        return similarity([change("a.py", text)], gold, before=before)
+
+    assert of(lines.replace("x + 20", "x - 21")) > 0.9
+    for text in (lines.replace("x + 20", "x + 20  # x - 20"), lines.replace("x + 20\n", "x  +  20\n\n"), lines.replace("\n\n\n", "\n\n")):
+        assert of(text) == 0.0
+    assert of(lines.replace("    return x + 20\n", "    pass\n    return x + 20\n")) < 0.4  # what stands around it counts for nothing
+    assert of(lines.replace("x + 20", "x - 20") + "\n" * 100_000) == 0.0
+    assert of("(" * 10_000) < 0.5  # no Python
+    indented = similarity(
+        [change("a.py", "if x:\n    y\nz\n")], [change("a.py", "if x:\n    y\n    z\n")], before={b"a.py": b"if x:\n y\n z\n"}
+    )
+    assert indented > 0.5
+
+
 def test_rl_swe_grade_prints_and_exits(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = str(folders / "tasks/good")
     assert main(["swe", "grade", task, "--patch", str(folders / "gold.patch"), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["task"], printed["status"], printed["reward"]) == ("calc-1", "ok", 1.0)
+    assert printed["notes"] == []
+    assert main(["swe", "grade", task, "--patch", str(folders / "more.patch")]) == 0
+    told = capsys.readouterr().out
+    assert "tests/test_calc.py" in told and "to look at: calc.py: atexit" in told
     assert main(["swe", "grade", task, "--patch", str(folders / "near.patch"), "--reward", "cwm_swe"]) == 1
     assert "reward 0  5 of 6 fail_to_pass tests did not pass" in capsys.readouterr().out
     assert main(["swe", "grade", str(folders / "tasks/no-image"), "--patch", str(folders / "gold.patch")]) == 2
@@ -170,9 +195,9 @@ def test_a_run_without_names_takes_all_tests_and_can_tell_what_they_enter(folder
             await containers.close()
 
     everything, asked = asyncio.run(run())
-    assert (everything.ended, len(everything.passed())) == ("finished", 8)
+    assert (everything.ended, len(everything.passed())) == ("finished", 16)
     entered = {name.split(":")[1]: tests for name, tests in everything.covered.items()}
-    assert entered["Money.__add__"] == ("tests/test_calc.py::test_money",)
+    assert entered["Money.__add__"] == ("tests/test_calc.py::test_money", "tests/test_more.py::test_all")
     assert "tests/test_calc.py::TestOld::test_total" in entered["total"]
     assert [(test.id, test.outcome.value) for test in asked.tests] == [
         ("tests/test_calc.py::test_add", "passed"),
