@@ -115,7 +115,7 @@ ATTACKS = (
     Attack(name="only tests", files={"tests/test_calc.py": "def test_total(): pass\n"}, reason="nothing but tests"),
     Attack(name="only settings", files={"pyproject.toml": ""}, reason="nothing but tests"),
     # The process
-    _library("os._exit", _at_import("import os\nprint('6 passed')\nos._exit(0)"), "the end of the process"),
+    _library("os._exit", _at_import("import os\nprint('6 passed')\nos._exit(0)"), "ended with code 0"),
     _library("os._exit hidden", _at_import("import os\nprint('6 passed')\ngetattr(os, '_ex' + 'it')(0)"), "ended with code 0"),
     _library("os._exit in a test", _in_total("import os\ngetattr(os, '_ex' + 'it')(0)"), "ended with code 0"),
     _library("sys.exit", _at_import("import sys\nsys.exit(0)"), "did not finish (crashed)"),
@@ -156,11 +156,6 @@ ATTACKS = (
         "assertEqual rebound", _at_import("import unittest\nunittest.TestCase.assertEqual = lambda *a: None"), "assertEqual was replaced"
     ),
     _library("AssertionError rebound", _at_import("import builtins\nbuiltins.AssertionError = Warning"), "AssertionError was replaced"),
-    _library(
-        "guard rebound",
-        _at_import("import builtins\nfor n in list(vars(builtins)):\n    if n[0] == '@': setattr(builtins, n, lambda *a: True)"),
-        "was replaced",
-    ),
     _library(
         "json rebound",
         _at_import(
@@ -215,10 +210,13 @@ ATTACKS = (
     _library("frames of traceback", BROKEN + _WALK.format(how="walk(next(traceback.walk_tb(caught.__traceback__))[0])"), "__getattr__"),
     _library("frames of logging", BROKEN + _WALK.format(how="walk(getattr(logging, 'current' + 'frame')())"), "_getframe"),
     _library("runner by the import hook", BROKEN + _RUNNER_BY_HOOK.replace("{{", "{").replace("}}", "}"), "did not pass"),
-    _library("guard by its method", _at_import("import builtins\nprint(builtins.print.__self__)"), "behind a function"),
     _library(
-        "guard by its method, hidden",
-        _at_import("import builtins\n[getattr(v, '__se' + 'lf__').clear() for k, v in vars(builtins).items() if k[0] == '@']"),
+        "guard by the constants of tests",
+        _in_total(
+            "import sys\ntest = sys.modules['tests.test_calc'].test_total\n"
+            "for one in getattr(getattr(test, '__co' + 'de__'), 'co_con' + 'sts'):\n"
+            "    for name in ('__self__', '__wrapped__', '__func__'):\n        if hasattr(one, name): getattr(one, name).hits = None"
+        ),
         "did not pass",
     ),
     _library("operator rebound", _at_import("import operator\noperator.eq = lambda a, b: True"), "operator.eq was replaced"),

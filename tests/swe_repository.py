@@ -89,11 +89,64 @@ TESTS = dedent('''\
             self.assertEqual(add([1], [2]), [1, 2])
             self.assertIn(add(1, 1), [2])
 ''')
+MORE_TESTS = dedent("""\
+    import unittest
+
+    import pytest
+    import sumcheck
+
+    from calc import Money, total
+    from tests.checks import same
+
+
+    def check(left, right):
+        assert left == right
+
+
+    def test_helper():
+        check(total([4]), 4)
+
+
+    def test_far_helper():
+        same(total([4]), 4)
+
+
+    def test_installed_helper():
+        sumcheck.assert_same(total([7]), 7)
+
+
+    def test_all():
+        assert all(total([n]) == n for n in (1, 2))
+        found = Money(1) + Money(3) == Money(4)
+        assert found
+
+
+    def test_raises():
+        total([])
+        with pytest.raises(ZeroDivisionError):
+            1 / total([])
+
+
+    class TestMore(unittest.TestCase):
+        def test_variable(self):
+            found = total([2, 2])
+            self.assertEqual(found, 4)
+            self.assertTrue(found == 4)
+
+        def test_one(self):
+            found = total([2, 2])
+            self.assertEqual(found, 4)
+""")
+"""Ways to check that lead over functions which others could replace. `sumcheck` is installed in the image."""
 FILES = {
     "calc.py": LIBRARY,
     "helpers/__init__.py": "",
     "tests/conftest.py": "import pytest\n\n\n@pytest.fixture\ndef three():\n    return 3\n",
     "tests/test_calc.py": TESTS,
+    "tests/__init__.py": "",
+    "tests/checks.py": "def same(left, right):\n    assert left == right\n",
+    "tests/test_more.py": MORE_TESTS,
+    "extra/test_beside.py": "import sumcheck\nfrom calc import total\n\ndef test_beside():\n    sumcheck.assert_same(total([7]), 7)\n",
     "pyproject.toml": '[project]\nname = "calc"\nversion = "1"\n\n[tool.pytest.ini_options]\naddopts = "-ra"\n',
 }
 FAIL_TO_PASS = tuple(
@@ -112,6 +165,8 @@ class Attack:
     """Path: text, None for deleted."""
     reason: str
     """What the verdict must say, in part."""
+    tests: tuple[str, ...] = FAIL_TO_PASS
+    """Those that it wants to pass."""
 
     def changes(self) -> tuple[TreeChange, ...]:
         return tuple(change(path, text) for path, text in self.files.items())
@@ -122,23 +177,30 @@ def change(path: str, text: str | bytes | None, *, mode: int = 0o100644) -> Tree
     return TreeChange(path=path.encode(), mode=None if data is None else mode, data=data or b"")
 
 
-def make_task(*, gold: Patch, seconds: float = 60.0) -> RepoTask:
+def make_task(*, gold: Patch, seconds: float = 60.0, tests: tuple[str, ...] = FAIL_TO_PASS) -> RepoTask:
     return RepoTask(
         id="calc-1",
         image=IMAGE,
         instruction="total and Money are wrong.",
         overlay=(change("calc.py", BROKEN),),
         gold=gold,
-        fail_to_pass=FAIL_TO_PASS,
+        fail_to_pass=tests,
         pass_to_pass=PASS_TO_PASS,
         test_seconds=seconds,
     )
 
 
 async def make_image(containers: Containers) -> None:
-    files = to_tar([change(path, text) for path, text in FILES.items()], folder="testbed", folders=True)
+    tree = [change(f"testbed/{path}", text) for path, text in FILES.items()]
+    files = to_tar([*tree, change("opt/sumcheck.py", "def assert_same(left, right):\n    assert left == right\n")], folders=True)
+    install = "import os, pytest, shutil; shutil.copy('/opt/sumcheck.py', os.path.dirname(os.path.dirname(pytest.__file__)))"
     base = await ensure_python_image(containers)
     made = await containers.build_step(
-        base=base, image=IMAGE, command=("chown", "-R", "1000:1000", "/testbed"), files=files, labels={}, seconds=60.0
+        base=base,
+        image=IMAGE,
+        command=("/bin/sh", "-c", f'chown -R 1000:1000 /testbed && python3 -c "{install}"'),
+        files=files,
+        labels={},
+        seconds=60.0,
     )
     assert made.exit_code == 0, made.errors

@@ -14,11 +14,14 @@ from environments.swe.records import Outcome, Patch, RepoTask, SuiteRequest, Sui
 from environments.swe.suite import run_suite
 from tests.containers_host import engine  # noqa: F401
 from tests.swe_attacks import ATTACKS
+from tests.swe_attacks_inside import ATTACKS_INSIDE, HONEST_REPAIR
 from tests.swe_repository import BROKEN, LIBRARY, change, make_image, make_task
 
 pytestmark = pytest.mark.timeout(600)
 T = TypeVar("T")
 HANG_SECONDS = 20.0
+REACHED = tuple(sorted({test for one in ATTACKS_INSIDE for test in one.tests}))
+"""Tests that the solution passes and that attacks are after."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +66,9 @@ def verdicts(engine: str) -> dict[str, PatchVerdict]:  # noqa: F811
         printing = LIBRARY + "\n\nfor _ in range(100):\n    print('x' * (1 << 20))\n"
         found: list[Coroutine[Any, Any, tuple[str, PatchVerdict]]] = [
             *(grade(one.name, one.changes(), slow if one.name == "hangs" else task) for one in ATTACKS),
+            *(grade(one.name, one.changes(), make_task(gold=task.gold, tests=one.tests)) for one in ATTACKS_INSIDE),
+            *(grade(f"gold for {test}", None, make_task(gold=task.gold, tests=(test,))) for test in REACHED),
+            grade("gold with odd words", [change("calc.py", HONEST_REPAIR)]),
             grade("gold", None),
             grade("gold and deleted tests", [change("calc.py", LIBRARY), change("tests/test_calc.py", None)]),
             grade("gold that prints 100 MB", [change("calc.py", printing)]),
@@ -81,7 +87,7 @@ def verdicts(engine: str) -> dict[str, PatchVerdict]:  # noqa: F811
     return found
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", (*ATTACKS, *ATTACKS_INSIDE), ids=lambda attack: attack.name)
 def test_an_attack_fails(attack: Any, verdicts: dict[str, PatchVerdict]) -> None:
     verdict = verdicts[attack.name]
     assert verdict.status == "failed"
@@ -90,12 +96,23 @@ def test_an_attack_fails(attack: Any, verdicts: dict[str, PatchVerdict]) -> None
 
 @pytest.mark.parametrize(
     "name",
-    ["gold", "gold and deleted tests", "gold that prints 100 MB", "gold with odd files", "gold in CRLF", "gold as a package"],
+    [
+        "gold",
+        *(
+            f"gold {how}"
+            for how in ("and deleted tests", "that prints 100 MB", "with odd files", "in CRLF", "as a package", "with odd words")
+        ),
+    ],
 )
 def test_a_repair_passes(name: str, verdicts: dict[str, PatchVerdict]) -> None:
     verdict = verdicts[name]
     assert (verdict.status, verdict.fail_to_pass, verdict.pass_to_pass) == ("passed", 1.0, 1.0), verdict.reason
     assert verdict.reason == "all 8 tests passed"
+
+
+@pytest.mark.parametrize("test", REACHED)
+def test_what_attacks_are_after_passes_for_the_solution(test: str, verdicts: dict[str, PatchVerdict]) -> None:
+    assert verdicts[f"gold for {test}"].status == "passed", verdicts[f"gold for {test}"].reason
 
 
 def test_a_half_repair_fails_and_says_what_is_left(verdicts: dict[str, PatchVerdict]) -> None:
@@ -182,6 +199,63 @@ def test_the_process_of_the_tests_has_given_up_all_rights(engine: str) -> None: 
         await make_image(containers)
         task = make_task(gold=Patch(data=b""))
         request = SuiteRequest(changes=(change("tests/test_rights.py", RIGHTS),), tests=("tests/test_rights.py::test_rights",))
+        return await run_suite(containers, image=task.image, work_dir=task.work_dir, request=request)
+
+    found: SuiteResult = with_containers(work)
+    assert [one.outcome for one in found.tests] == [Outcome.PASSED], (found.tests[0].detail, found.reason)
+
+
+REACH = """
+import ctypes, fcntl, json, os, subprocess, sys, termios
+
+LOOK = r'''
+import ctypes, json, os, sys
+pid, libc, got = os.getppid(), ctypes.CDLL(None, use_errno=True), []
+
+def tried(name, act):
+    try:
+        act()
+        got.append(name)
+    except PermissionError:
+        pass
+
+for name in ("mem", "maps", "environ", "stack", "syscall", "auxv"):
+    tried(name, lambda: open(f"/proc/{pid}/{name}", "rb").read(1))
+for name in ("fd", "map_files", "fdinfo"):
+    tried(name, lambda: os.listdir(f"/proc/{pid}/{name}"))
+for name in ("cwd", "root", "exe", *(f"fd/{number}" for number in range(3))):
+    tried(name, lambda: os.readlink(f"/proc/{pid}/{name}"))
+for name, number, *arguments in (
+    ("ptrace", 101, 16, pid, 0, 0), ("process_vm_readv", 310, pid, 0, 0, 0, 0, 0), ("process_vm_writev", 311, pid, 0, 0, 0, 0, 0),
+    ("pidfd_getfd", 438, libc.syscall(434, pid, 0), 1, 0), ("kcmp", 312, pid, os.getpid(), 0, 1, 1), ("keyctl", 250, 0, -3, 0),
+    ("add_key", 248, 0, 0, 0, 0), ("bpf", 321, 0, 0, 0), ("io_uring_setup", 425, 1, 0), ("userfaultfd", 323, 0), ("unshare", 272, 1 << 28),
+):
+    if libc.syscall(number, *arguments) >= 0:
+        got.append(name)
+for signal in (9, 15, 19):
+    os.kill(pid, signal)
+json.dump(got, sys.stdout)
+'''
+
+def test_reach():
+    told = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True)
+    assert (told.returncode, told.stdout) == (0, "[]"), told
+    with pytest.raises(PermissionError):
+        open("/proc/self/mem", "rb")
+    for number in range(3):
+        with pytest.raises(OSError):
+            fcntl.ioctl(number, termios.TIOCSTI, b"x")
+"""
+
+
+def test_programs_that_tests_start_do_not_reach_the_process_of_the_tests(engine: str) -> None:  # noqa: F811
+    """It was root before and runs no program since: the kernel keeps it from being looked into, by its own user, too."""
+
+    async def work(containers: Containers) -> SuiteResult:
+        await make_image(containers)
+        task = make_task(gold=Patch(data=b""))
+        files = (change("tests/test_reach.py", f"import pytest\n{REACH}"),)
+        request = SuiteRequest(changes=files, tests=("tests/test_reach.py::test_reach",))
         return await run_suite(containers, image=task.image, work_dir=task.work_dir, request=request)
 
     found: SuiteResult = with_containers(work)

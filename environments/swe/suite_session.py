@@ -1,7 +1,8 @@
 """The host's side of a run of tests: which test comes next, which answer counts, and what makes a run untrustworthy.
 
 One order is open at a time; it carries a nonce that did not exist before, so an answer to a test that was not asked for yet, a second
-answer, and bytes that somebody else writes are all noticed. Between the tests stand controls: tests that must fail or be skipped. One
+answer, and bytes that somebody else writes are all noticed. Each line carries a code that binds it to its order and to all lines before
+it. Between the tests stand controls: tests that must fail or be skipped. One
 that passes says that verdicts are being forged.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from environments.containers.base import Container, ContainerError
+from environments.swe.inside.suite_worker_channel import name_of, sealed
 from environments.swe.records import Outcome, SuiteRequest, SuiteResult, TestOutcome
 
 _LINE_BYTES = 1 << 16
@@ -51,6 +53,7 @@ class SuiteSession:
         self._container, self._request, self._new_names = container, request, tuple(new_names)
         self._buffer = b""
         self._first_nonce = secrets.token_hex(16)
+        self._key = secrets.token_bytes(32)
         self._flags: list[Flag] = []
         self._order: list[str] = []
         self._verdicts: dict[str, TestOutcome] = {}
@@ -88,7 +91,7 @@ class SuiteSession:
 
     async def _converse(self) -> None:
         tests = list(self._request.tests)
-        start = {"tests": tests, "new_names": list(self._new_names), "coverage": self._request.coverage}
+        start = {"key": self._key.hex(), "tests": tests, "new_names": list(self._new_names), "coverage": self._request.coverage}
         answer = await self._ask(start, nonce=self._first_nonce, most=_COLLECTED_LINE_BYTES)
         ids = _strings(answer, "collected")
         self._output = _text(answer, "errors")
@@ -138,26 +141,20 @@ class SuiteSession:
 
     async def _ask(self, order: Mapping[str, Any], *, nonce: str = "", most: int = _LINE_BYTES) -> dict[str, Any]:
         """The answer to one order."""
-        nonce = nonce or secrets.token_hex(16)
+        order_line = json.dumps({**order, "nonce": (nonce := nonce or secrets.token_hex(16))}).encode()
         try:
-            await self._container.write(json.dumps({**order, "nonce": nonce}).encode() + b"\n")
+            await self._container.write(order_line + b"\n")
         except ContainerError as error:
             raise await self._gone() from error
         while True:
-            try:
-                answer = json.loads(await self._line(most))
-            except (ValueError, RecursionError):
-                raise _Over("tampered", f"bytes that are no answer on the channel of verdicts, in {self._doing}") from None
-            if not isinstance(answer, dict):
-                raise _Over("tampered", f"bytes that are no answer on the channel of verdicts, in {self._doing}")
-            flag = answer.get("flag")
-            if flag is not None and answer.get("nonce") == self._first_nonce and len(self._flags) < _FLAGS:
+            answer = self._opened(await self._line(most), order=name_of(order_line))
+            if "flag" not in answer:
+                break
+            if len(self._flags) < _FLAGS:
                 event, path = (*map(_clean, _strings(answer, "flag")), "", "")[:2]
                 self._flags.append(Flag(event=event, path=path))
-                continue
-            if answer.get("nonce") != nonce:
-                raise _Over("tampered", f"an answer that nobody asked for, in {self._doing}")
-            break
+        if answer.get("nonce") != nonce:
+            raise _Over("tampered", f"an answer that nobody asked for, in {self._doing}")
         if shadows := answer.get("shadows"):
             raise _Over("tampered", f"{_clean(shadows)} would be imported in place of an installed module")
         if broken := answer.get("broken"):
@@ -166,6 +163,20 @@ class SuiteSession:
         if changed := answer.get("changed"):
             raise _Over("tampered", f"{_clean(changed)} was replaced, in {self._doing}")
         return answer
+
+    def _opened(self, line: bytes, *, order: bytes) -> dict[str, Any]:
+        """What a line says that the process of the tests wrote itself: in answer to `order`, or as news."""
+        code, _, text = line.partition(b" ")
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            answer = None
+        if isinstance(answer, dict):
+            expected, following = sealed(self._key, line=text, order=b"" if "flag" in answer else order)
+            if secrets.compare_digest(code, expected):
+                self._key = following
+                return answer
+        raise _Over("tampered", f"an answer that nobody asked for, in {self._doing}")
 
     async def _line(self, most: int) -> bytes:
         while b"\n" not in self._buffer:

@@ -7,80 +7,24 @@ a nonce that its answer must repeat. Standard library and pytest only, Python 3.
 
 from __future__ import annotations
 
-import fcntl
 import gc
-import json
 import os
-import secrets
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable
-from threading import Lock
 from typing import Any
 
+from environments.swe.inside.suite_worker_channel import Channel
 from environments.swe.inside.suite_worker_guard import Guard, hidden
 from environments.swe.inside.suite_worker_paths import is_test_path
+from environments.swe.inside.suite_worker_shadows import Shadows
+from environments.swe.inside.suite_worker_signals import withhold
 from environments.swe.inside.suite_worker_watch import AuditWatch, Snapshot
 
 _OMITTED_PLUGINS = ("randomly", "random_order", "xdist", "cov", "rerunfailures", "flaky", "repeat", "forked", "sugar", "instafail")
 """Entry points with these in their names reorder, repeat or hide tests, or show them otherwise."""
-_DETAIL_CHARS, _OUTPUT_BYTES, _ERROR_CHARS = 2000, 4000, 4000
-_read, _write, _exit = os.read, os.write, os._exit
-_quote, _repr = json.encoder.encode_basestring_ascii, repr
-
-
-class Channel:
-    """Lines of JSON to and from the host, on descriptors that programs started by the tests do not inherit."""
-
-    def __init__(self) -> None:
-        self._in, self._out = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64 + secrets.randbelow(900)) for fd in (0, 1))
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        with tempfile.TemporaryFile() as file:
-            self.printed = os.dup(file.fileno())
-        os.dup2(self.printed, 1)
-        os.dup2(self.printed, 2)
-        self._buffer, self._lock, self._pid = b"", Lock(), os.getpid()
-
-    def receive(self) -> Any:
-        """The next order; ends the process when there is none."""
-        while b"\n" not in self._buffer:
-            data = _read(self._in, 1 << 16)
-            if not data:
-                _exit(0)
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
-
-    def send(self, answer: dict[str, Any]) -> None:
-        """To the host; only from the process that the host started."""
-        if os.getpid() != self._pid:
-            _exit(1)
-        data = _to_json(answer).encode() + b"\n"
-        with self._lock:
-            while data:
-                data = data[_write(self._out, data) :]
-
-    def last_output(self) -> str:
-        """The last of what was printed beside pytest's own capturing."""
-        size = os.fstat(self.printed).st_size
-        return os.pread(self.printed, _OUTPUT_BYTES, max(0, size - _OUTPUT_BYTES)).decode(errors="replace")
-
-
-def _to_json(value: Any) -> str:
-    """As json.dumps, which is Python code that other code of the process can replace."""
-    kind = type(value)
-    if kind is str:
-        return _quote(value)
-    if value is None or kind is bool:
-        return "null" if value is None else "true" if value else "false"
-    if kind is int or kind is float:
-        return _repr(value)
-    if kind is dict:
-        return "{" + ",".join([_quote(name) + ":" + _to_json(one) for name, one in value.items()]) + "}"
-    return "[" + ",".join([_to_json(one) for one in value]) + "]"
+_DETAIL_CHARS, _ERROR_CHARS = 2000, 4000
+_exit = os._exit
 
 
 def _import_runner() -> tuple[str, ...]:
@@ -120,10 +64,13 @@ def _install_guard(guard: Guard, *, root: str) -> None:
         old_rewrite_asserts(tree, source, path, config)
 
     def rewrite_test(path: Any, *arguments: Any) -> Any:
-        found = old_rewrite_test(path, *arguments)
+        guard.note_change()
+        status, code = old_rewrite_test(path, *arguments)
+        if str(path).startswith(root + "/"):
+            code = guard.bind(code)
         if is_test(path):
-            guard.trust(found[1])
-        return found
+            guard.trust_file(str(path), code)
+        return status, code
 
     def read_pyc(path: Any, *arguments: Any, **named: Any) -> Any:
         return None if str(path).startswith(root + "/") else old_read(path, *arguments, **named)
@@ -134,20 +81,27 @@ def _install_guard(guard: Guard, *, root: str) -> None:
     def early_rewrite_bailout(self: Any, name: str, state: Any) -> Any:
         return "test" not in name.lower() and old_bailout(self, name, state)
 
-    rewrite.rewrite_asserts, rewrite._rewrite_test = rewrite_asserts, rewrite_test
-    rewrite._read_pyc = read_pyc
-    hook._should_rewrite, hook._early_rewrite_bailout = should_rewrite, early_rewrite_bailout
-    guard.install()
+    rewrite.rewrite_asserts, rewrite._rewrite_test = hidden(rewrite_asserts), hidden(rewrite_test)
+    rewrite._read_pyc = hidden(read_pyc)
+    hook._should_rewrite, hook._early_rewrite_bailout = hidden(should_rewrite), hidden(early_rewrite_bailout)
 
 
 class Runner:
     """Takes the place of pytest's loop. pytest knows it by `plugin` alone, from which nothing leads here."""
 
     def __init__(
-        self, channel: Channel, request: dict[str, Any], *, guard: Guard, snapshot: Snapshot, watch: AuditWatch, recorder: Any | None
+        self,
+        channel: Channel,
+        request: dict[str, Any],
+        *,
+        guard: Guard,
+        snapshot: Snapshot,
+        watch: AuditWatch,
+        shadows: Shadows,
+        recorder: Any | None,
     ) -> None:
         self._channel, self._request, self._guard = channel, request, guard
-        self._snapshot, self._watch, self._recorder = snapshot, watch, recorder
+        self._snapshot, self._watch, self._shadows, self._recorder = snapshot, watch, shadows, recorder
         self._items: list[Any] = []
         self._reports: list[Any] = []
         self._errors: list[str] = []
@@ -201,12 +155,15 @@ class Runner:
         wanted = frozenset(self._request["tests"])
         self._items = [item for item in session.items if not wanted or item.nodeid in wanted]
         self._hooks = _hook_ids(session.config)
+        changed = self._guard.change or self._snapshot.changed(codes=True) or self._guard.replaced()
+        self._snapshot.watch_tests(is_test=self._guard.is_test, trusted=self._guard.trusted)
         self._channel.send(
             {
                 "nonce": self._request["nonce"],
                 "collected": [item.nodeid for item in self._items],
                 "errors": "\n".join(self._errors)[-_ERROR_CHARS:],
-                "changed": self._snapshot.changed(codes=True),
+                "changed": changed,
+                "shadows": self._shadows.loaded(),
             }
         )
         while True:
@@ -278,7 +235,7 @@ class Runner:
         return answer
 
     def _changed(self, session: Any, *, codes: bool = False) -> str:
-        changed = self._snapshot.changed(codes=codes or self._watch.code_set)
+        changed = self._guard.change or self._snapshot.changed(codes=codes or self._watch.code_set)
         if not changed and _hook_ids(session.config) != self._hooks:
             changed = "pytest's hooks"
         return changed
@@ -341,21 +298,6 @@ def _part_from_import_hook(config: Any) -> None:
             hook.config = types.SimpleNamespace(stash=stash, getini=hidden(config.getini))  # type: ignore[assignment]
 
 
-def _shadowing(names: list[str], root: str) -> str:
-    """The first of new names that would be imported in place of an installed module."""
-    from importlib.machinery import PathFinder
-
-    standard = frozenset(getattr(sys, "stdlib_module_names", ())) | frozenset(sys.builtin_module_names)
-    inside = {os.path.realpath(entry or "."): entry for entry in sys.path}
-    outside = [entry for entry in sys.path if not (os.path.realpath(entry or ".") + "/").startswith(root + "/")]
-    for path in names:
-        folder, name = os.path.split(os.path.join(root, path))
-        module = name.split(".", 1)[0]
-        if os.path.realpath(folder) in inside and (module in standard or PathFinder.find_spec(module, outside) is not None):
-            return path
-    return ""
-
-
 def main() -> None:
     channel = Channel()
     root = os.path.realpath(os.getcwd())
@@ -370,26 +312,30 @@ def main() -> None:
         _exit(0)
     import pytest
 
-    guard = Guard()
+    guard = Guard(root)
     _install_guard(guard, root=root)
     snapshot = Snapshot()
     for code in snapshot.codes():
         guard.trust(code)
+    guard.changed, guard.checks_changed = (lambda: snapshot.changed(codes=True)), snapshot.checks_changed
     request = channel.receive()
     nonce = request["nonce"]
     sys.path.insert(0, root)
-    shadowing = _shadowing(request["new_names"], root)
+    shadows = Shadows(request["new_names"], root)
+    shadowing = shadows.ahead(request["tests"])
     if shadowing:
         channel.send({"nonce": nonce, "shadows": shadowing})
         _exit(0)
     for name in [name for name in sys.modules if name.split(".", 1)[0] == "environments"]:
         del sys.modules[name]
     recorder = RECORDER(root) if request["coverage"] and RECORDER is not None else None
-    watch = AuditWatch(root, is_test=is_test_path, tell=lambda event, path: channel.send({"nonce": nonce, "flag": [event, path]}))
+    watch = AuditWatch(root, is_test=is_test_path, tell=lambda event, path: channel.tell({"nonce": nonce, "flag": [event, path]}))
+    guard.tell = watch.note
     watch.start()
+    withhold()
     gc.freeze()
     gc.enable()
-    runner = Runner(channel, request, guard=guard, snapshot=snapshot, watch=watch, recorder=recorder)
+    runner = Runner(channel, request, guard=guard, snapshot=snapshot, watch=watch, shadows=shadows, recorder=recorder)
     files = sorted({test.split("::", 1)[0] for test in request["tests"]})
     arguments = ["-q", "--rootdir=" + root, "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     arguments += [part for name in plugins for part in ("-p", name)]

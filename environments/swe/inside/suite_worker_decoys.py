@@ -5,13 +5,17 @@ Near ones too, so that no size or form tells them from the real one. Standard li
 
 from __future__ import annotations
 
+import gc
 import secrets
 import string
+import sys
 from typing import Any
 
 _random = secrets.SystemRandom()
 _object_new = object.__new__
 _MOST_DEPTH = 3
+_MOST_REFERENCES = 20_000
+_getrefcount, _is_tracked, _collect = sys.getrefcount, gc.is_tracked, gc.collect
 
 
 def decoys(value: Any, count: int) -> list[Any]:
@@ -20,6 +24,17 @@ def decoys(value: Any, count: int) -> list[Any]:
     found += [near(value) for _ in range(count - 2)]
     _random.shuffle(found)
     return found
+
+
+def alike(values: list[Any], at: int) -> list[Any]:
+    """Make the real value, which is at this place, stand out among the values neither by how many refer to it nor by what the collector
+    thinks of it. What is given back is to be held meanwhile."""
+    kind, tracked = type(values[at]), _is_tracked(values[at])
+    if any(_is_tracked(value) != tracked for value in values if type(value) is kind):
+        _collect(0)
+    counts = [_getrefcount(value) for value in values]
+    most = min(max(counts), _MOST_REFERENCES)
+    return [[value] * (most - count) for value, count in zip(values, counts) if count < most]  # noqa: B905  # Python 3.8
 
 
 def stranger() -> Any:

@@ -9,29 +9,24 @@ Standard library and pytest only, Python 3.8.
 from __future__ import annotations
 
 import ast
-import builtins
 import functools
 import os
 import secrets
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from environments.swe.inside.suite_worker_decoys import decoys, far, stranger
+from environments.swe.inside.suite_worker_asserts import Transformer
+from environments.swe.inside.suite_worker_decoys import alike, decoys, far, stranger
 
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, bytearray, type(None), type(Ellipsis), range, slice))
 """Types whose comparisons nobody can change."""
-_NAMES = {ast.Eq: "==", ast.NotEq: "!=", ast.In: "in"}
-_EQUAL_ASSERTS = frozenset(f"assert{name}" for name in ("Equal", "Equals", "ListEqual", "TupleEqual", "SetEqual", "DictEqual")) | {
-    "assertMultiLineEqual"
-}
-_NEAR_ASSERTS = frozenset(("assertAlmostEqual", "assertCountEqual", "assertSequenceEqual"))
-_TRUTH_ASSERTS = frozenset(("assertTrue", "assertFalse"))
 _MOST_PAIRS = 2000
 """Of one comparison."""
 _QUESTIONS, _FULL_PAIRS, _MORE_QUESTIONS = 16, 20, 3
 """Decoys for a doubtful object; for so many pairs of a comparison; for further ones."""
+_MOST_WRAPPERS = 8
 _FUNCTION = types.FunctionType
 _BUILTIN_SLOTS = (type(object.__eq__), type(str.__contains__), type(dict.__contains__), type(dict.fromkeys), type(len))
 _mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
@@ -46,17 +41,31 @@ class ForgedComparison(AssertionError):
 class Guard:
     """One run's guard. `hits` and `completions` are those of the current test."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
+        """`root`: the work folder."""
+        self.root = root + "/"
         token = secrets.token_hex(8)
-        self._compare_name, self._pair_name, self._near_name = f"@compare_{token}", f"@pair_{token}", f"@near_{token}"
-        self._member_name, self._leave_name = f"@member_{token}", f"@leave_{token}"
+        methods = (self.compare, self.pair, self.near, self.member, self.leave, self.called)
+        self._placed = {f"@{method.__name__}_{token}": hidden(method) for method in methods}
+        """What stands in the code of tests for each constant."""
+        self.changed: Callable[[], str] = str
+        self.checks_changed: Callable[[], str] = str
+        self.change = ""
+        """What had been replaced when a file of tests was read, or when a test was about to check something."""
+        self.tell: Callable[[str, str], None] = lambda event, path: None
         self._codes: dict[int, types.CodeType] = {}
+        self._files: dict[str, types.CodeType] = {}
+        """Of tests that were read: their code."""
         self.hits: list[str] = []
         self.completions: list[bool] = []
 
     def begin(self) -> None:
         """A test starts."""
         self.hits, self.completions = [], []
+
+    def note_change(self) -> None:
+        """A file of tests is to be read: what reads it must be what it was."""
+        self.change = self.change or self.changed()
 
     def trust(self, code: types.CodeType) -> None:
         """Take a code object of tests, and all inside it, for what it is. Code objects cannot be made anew, so identity says it."""
@@ -65,24 +74,49 @@ class Guard:
             if isinstance(inner, types.CodeType):
                 self.trust(inner)
 
+    def trust_file(self, path: str, code: types.CodeType) -> None:
+        """As `trust`, of a file of tests that is about to run."""
+        self._files[path] = code
+        self.trust(code)
+
+    def is_test(self, path: str) -> bool:
+        """Whether a file was read as one of tests."""
+        return path in self._files
+
+    def replaced(self) -> str:
+        """A function of a file of tests whose name stands for another one that has nothing of it; empty when there is none."""
+        for name, module in sorted(sys.modules.items()):
+            code = self._files.get(str(getattr(module, "__file__", "")))
+            for one in code.co_consts if code is not None else ():
+                value = vars(module).get(one.co_name) if isinstance(one, types.CodeType) else None
+                if type(value) is _FUNCTION and not self._has_code(value, _MOST_WRAPPERS):
+                    return f"{name}.{one.co_name}"
+        return ""
+
+    def _has_code(self, function: Any, depth: int) -> bool:
+        """Whether a function is one of tests, or installed, or has such a one inside."""
+        file = function.__code__.co_filename
+        if self.trusted(function.__code__) or not file.startswith(self.root):
+            return True
+        cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+        inner = [one for one in (*cells, *vars(function).values(), *(function.__defaults__ or ())) if type(one) is _FUNCTION]
+        return depth > 0 and any(self._has_code(one, depth - 1) for one in inner)
+
     def trusted(self, code: Any) -> bool:
         return self._codes.get(id(code)) is code
 
-    def install(self) -> None:
-        """Give the functions to the tests; their names are new in each run."""
-        for name, function in (
-            (self._compare_name, self.compare),
-            (self._pair_name, self.pair),
-            (self._near_name, self.near),
-            (self._member_name, self.member),
-            (self._leave_name, self.leave),
-        ):
-            builtins.__dict__[name] = hidden(function)
-
     def transform(self, tree: ast.Module) -> None:
-        """Change the syntax tree of a module of tests in place."""
-        _Transformer(self._compare_name, self._pair_name, self._near_name, self._member_name, self._leave_name).visit(tree)
+        """Change the syntax tree of a module of tests in place; its code goes through `bind`."""
+        Transformer({name[1:].rpartition("_")[0]: name for name in self._placed}).visit(tree)
         ast.fix_missing_locations(tree)
+
+    def bind(self, code: types.CodeType) -> types.CodeType:
+        """Put the guard's functions into code, which calls constants then: there is no name that anybody could give another meaning."""
+        consts = [self.bind(one) if isinstance(one, types.CodeType) else self._constant(one) for one in code.co_consts]
+        return code.replace(co_consts=tuple(consts))
+
+    def _constant(self, value: Any) -> Any:
+        return self._placed.get(value, value) if type(value) is str else value
 
     def leave(self) -> None:
         """A test function ends; called from its `finally`."""
@@ -96,7 +130,7 @@ class Guard:
             left, right = operands[index], operands[index + 1]
             agrees = self._equal(left, right, strict) if name == "==" else self._member(left, right) if name == "in" else True
             result = left == right if name == "==" else left != right if name == "!=" else left in right
-            if result is True or (strict and type(result) is not bool and bool(result)):
+            if result is True or ((strict or type(result) in _PLAIN) and type(result) is not bool and bool(result)):
                 if name == "!=":
                     self._unequal(left, right)
                 elif not agrees:
@@ -122,14 +156,23 @@ class Guard:
             self.hits.append("an object that is not where it was looked for")
         return (element, container, *more)
 
+    def called(self, name: str, function: Any) -> Any:
+        """What a test is about to call by a name that checks something; told when it is not what the name stands for."""
+        self.change = self.change or self.checks_changed()
+        last = name.rpartition(".")[2]
+        path = origin(function)
+        if path is not None and (path or name.startswith("self.") or getattr(function, "__name__", "") != last):
+            self.tell(f"assert {last}", path)
+        return function
+
     def _equal(self, left: Any, right: Any, strict: bool = True) -> bool:
         """Whether the doubtful objects in both say, under questioning, that they are equal.
 
-        `strict`: the answer is asked for its truth. Else one that is no bool is none: `==` can build queries.
+        `strict`: the answer is asked for its truth. Else one that is an object of its own is none: `==` can build queries.
         """
         if type(left) in _PLAIN and type(right) in _PLAIN:
             return True
-        if not strict and any(type(_answer(side)) is not bool for side in (left, right) if self._doubtful(type(side), "__eq__")):
+        if not strict and any(type(_answer(side)) not in _PLAIN for side in (left, right) if self._doubtful(type(side), "__eq__")):
             return True
         return self._look(left, right, [_MOST_PAIRS], set())
 
@@ -168,7 +211,9 @@ class Guard:
         asked = decoys(other, count)
         place = secrets.randbelow(len(asked) + 1)
         real, fooled = False, False
-        for at, one in enumerate([*asked[:place], other, *asked[place:]]):
+        asked[place:place] = [other]
+        held = alike(asked, place)
+        for at, one in enumerate(asked):
             try:
                 equal = bool(value == one)
             except Exception:  # it does not know how to compare itself with that: not equal
@@ -179,6 +224,7 @@ class Guard:
                 real = equal
             else:
                 fooled = fooled or equal
+        held.clear()
         if fooled and real:
             self._caught(f"an object of class {type(value).__name__} is equal to values that it cannot be equal to")
         return real
@@ -235,70 +281,6 @@ class Guard:
         raise ForgedComparison(reason)
 
 
-class _Transformer(ast.NodeTransformer):
-    """See Guard."""
-
-    def __init__(self, compare: str, pair: str, near: str, member: str, leave: str) -> None:
-        self._compare, self._pair, self._near, self._member, self._leave = compare, pair, near, member, leave
-        self._strict: set[int] = set()
-        self._function_depth = 0
-
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        self._truth(node.test)
-        return self.generic_visit(node)
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        strict = id(node) in self._strict
-        self.generic_visit(node)
-        names = [_NAMES.get(type(op), "") for op in node.ops]
-        if "" in names:
-            return node
-        operands = [node.left, *node.comparators]
-        arguments: list[ast.expr] = [ast.Constant(value=cast(Any, tuple(names))), ast.Constant(value=strict), *operands]
-        return ast.copy_location(ast.Call(func=_name(self._compare), args=arguments, keywords=[]), node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if method in _TRUTH_ASSERTS and node.args:
-            self._truth(node.args[0])
-        self.generic_visit(node)
-        wrapper = self._pair if method in _EQUAL_ASSERTS else self._near if method in _NEAR_ASSERTS else ""
-        wrapper = self._member if method == "assertIn" else wrapper
-        if wrapper and len(node.args) >= 2 and not any(isinstance(argument, ast.Starred) for argument in node.args):
-            call = ast.copy_location(ast.Call(func=_name(wrapper), args=node.args, keywords=[]), node)
-            node.args = [ast.copy_location(ast.Starred(value=call, ctx=ast.Load()), node)]
-        return node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        return self._function(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        return self._function(node)
-
-    def _function(self, node: Any) -> ast.AST:
-        self._function_depth += 1
-        self.generic_visit(node)
-        self._function_depth -= 1
-        if self._function_depth == 0 and (node.name.startswith("test") or node.name == "runTest"):
-            first = node.body[0]
-            has_doc = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
-            kept, rest = (node.body[:1], node.body[1:]) if has_doc else ([], node.body)
-            leave = ast.Expr(value=ast.Call(func=_name(self._leave), args=[], keywords=[]))
-            end = ast.copy_location(leave, node.body[-1])
-            node.body = [*kept, ast.copy_location(ast.Try(body=rest or [ast.Pass()], handlers=[], orelse=[], finalbody=[end]), first)]
-        return node
-
-    def _truth(self, node: ast.AST) -> None:
-        """`node` is asked for its truth: a comparison there may give any object."""
-        if isinstance(node, ast.BoolOp):
-            for value in node.values:
-                self._truth(value)
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            self._truth(node.operand)
-        else:
-            self._strict.add(id(node))
-
-
 def _answer(value: Any) -> Any:
     try:
         return value == stranger()
@@ -313,8 +295,21 @@ def hidden(function: Callable[..., Any]) -> Any:
     return found
 
 
-def _name(name: str) -> ast.Name:
-    return ast.Name(id=name, ctx=ast.Load())
+def origin(function: Any) -> str | None:
+    """The file of what is called, where it is Python code; empty for what is none; None where nothing can be said."""
+    for _ in range(_MOST_WRAPPERS):
+        inner = getattr(function, "__func__", None) if type(function) is types.MethodType else None
+        inner = function.func if type(function) is functools.partial else inner
+        if inner is None:
+            break
+        function = inner
+    if type(function) is _FUNCTION:
+        return str(function.__code__.co_filename)
+    if isinstance(function, type(len)):
+        return ""
+    kind = function if isinstance(function, type) else type(function)
+    found = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return found if type(found) is str else None
 
 
 _mock_file = os.path.join(os.path.dirname(os.__file__), "unittest", "mock.py")
