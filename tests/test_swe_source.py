@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from configs.schema import TaskConfig
+from configs.schema import ContainersConfig, TaskConfig
+from environments.containers.make import use_containers
 from environments.records import Message
 from environments.sources.swe_tasks import SweSource
 from environments.swe.folder import set_metadata, write_task
@@ -126,6 +127,9 @@ def test_a_missing_engine_is_told_before_the_run_starts(
         f"tasks: {{repair: {{kind: swe, env: swe, path: {make_folder(tmp_path / 'tasks')}}}}}\n"
         f"containers: {{host: 'unix://{tmp_path}/no.sock'}}\n"
     )
-    assert main(["train", str(config), "--dry-run"]) != 0
+    try:
+        assert main(["train", str(config), "--dry-run"]) != 0
+    finally:
+        use_containers(ContainersConfig())
     assert "no.sock" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
