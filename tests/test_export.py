@@ -280,7 +280,7 @@ def test_perfetto_takes_the_spans_of_the_selected_rollouts(run: Path, tmp_path: 
         (["--to", "atif", "--where", "reward >"], "--where 'reward >' is no condition on rollouts: Parser Error"),
         (["--to", "atif", "--where", "rewards > 0"], 'Referenced column "rewards" not found'),
         (["--to", "atif", "--where", "true); SELECT (1"], "is no condition on rollouts"),
-        (["--to", "atif", "--where", "task_id::INT > 0"], "Could not convert string 'task-0' to INT32"),
+        (["--to", "atif", "--where", "task_id::INT > 0"], "Could not convert string 'task-"),  # whichever DuckDB meets first
         (["--to", "atif", "--where", "\ud800"], "is no condition on rollouts"),
         (["--to", "atif", "--where", "reward > 7"], "--where 'reward > 7' selects none of the 7 rollouts"),
     ],
