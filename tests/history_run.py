@@ -17,6 +17,7 @@ from environments.containers.make import use_containers
 from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
 from rl.advantage import advantages
+from rl.log.metrics import MetricsWriter, summarize_step
 from rl.log.runs import RunPaths, prepare_run
 from rl.log.writer import LearnerWriter, RolloutWriter
 from rl.prompt import Renderer, load_tokenizer
@@ -113,8 +114,10 @@ def make_run(root: Path, config: Config, reply: Reply, *, groups: int = 4, sampl
 
 
 def _train(root: Path, config: Config, batches: Sequence[Sequence[RolloutGroup]]) -> None:
-    with LearnerWriter(root, attempt=1) as learner:
+    with LearnerWriter(root, attempt=1) as learner, MetricsWriter(RunPaths(root=root).metrics, attempt=1, restored_step=0) as metrics:
         for step, groups in enumerate(batches, start=1):
             values = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens)
             samples = [sample for group, own in zip(groups, values, strict=True) for sample in to_samples(group, own)]
-            learner.write_step(train_step=step, groups=groups, samples=samples, stats=[make_stats(samples)])
+            stats = make_stats(samples)
+            learner.write_step(train_step=step, groups=groups, samples=samples, stats=[stats])
+            metrics.step(summarize_step(step, groups=groups, samples=samples, stats=stats, seconds=1.0, phases={}, drops={}))

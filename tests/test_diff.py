@@ -3,17 +3,19 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rl.cli import main
-from rl.history.equal_tokens import Spent
 from rl.log.compact import Compactor, Retention
+from rl.log.compare import compare_runs
 from rl.log.query import RunLog
 from tests.history_run import SUMS, config_for, make_run, write_sums
 from tests.ring import ROOT
+from tests.test_compare import make_run as make_compared
 from tests.view_run import HOSTILE_RUN
 from tests.view_run import make_run as make_hostile_run
 
@@ -123,9 +125,13 @@ def test_two_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert source["runs"][0]["pass_rate"] == 0.5 and source["runs"][1]["pass_rate"] == 1.0
     assert source["paired"]["difference"] == 0.5 and source["paired"]["problems"] == 1
     assert report["drops"] == {"zero_variance": [0, 24]}
+    by_trained = diff(capsys, run, other, "--by", "trained")  # the other one had nothing to learn from
+    assert (by_trained["by"], by_trained["at_tokens"], by_trained["tokens"][1]) == ("trained", 0, 0) and by_trained["tokens"][0] > 0
+    assert by_trained["sources"] == [] and report["by"] == "sampled"
     text = said(capsys, run, other)
     assert "settings: 1 differ\n  learner.learning_rate: A 1e-06, B 0.5" in text and "zero_variance: A 0 (0.0%), B 24 (100.0%)" in text
     assert "B - A of the one task graded in both: +0.500, too few for an interval" in text
+    assert "held out: neither run has an evaluation of held-out problems" in text
     assert "settings: the same\nversions: the same" in said(capsys, run, run)
 
 
@@ -139,6 +145,21 @@ def test_two_runs_are_paired_by_task(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert policy[0] == policy[1] and paired["problems"] == last - first + 1 < 8 and paired["first"] == 0.0
     assert source["runs"][1]["graded"] == 4 * paired["problems"] and paired["difference"] == source["runs"][1]["pass_rate"]
     assert "B - A over the" in said(capsys, *runs)
+
+
+def test_held_out_problems_are_told_as_the_viewer_tells_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [
+        make_compared(tmp_path / f"run{i}", tokens=[100 * (1 + i)] * 4, evaluations={2: {f"t{n}": [n % (3 - i) == 0] for n in range(20)}})
+        for i in range(2)
+    ]
+    report = diff(capsys, *runs)
+    with RunLog(runs[0]) as one, RunLog(runs[1]) as other:
+        found = compare_runs(one, other, names=("run0", "run1")).sources[0]
+    assert report["policy_versions"] == [{"train": [3, 3], "heldout": [2, 2]}, {"train": [1, 1], "heldout": [2, 2]}]
+    assert report["sources"][0]["split"] == "heldout"
+    assert report["sources"][0]["paired"] == {**asdict(found.difference), "changed": 0}
+    assert report["sources"][0]["runs"][1]["pass_rate"] == found.second.value == 0.5
+    assert "A train version 3, A heldout version 2, B train version 1, B heldout version 2" in said(capsys, *runs)
 
 
 def test_two_runs_differ_in_what_graded(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +191,8 @@ def test_an_older_log_and_a_run_without_settings_are_compared_as_far_as_they_go(
         (("00000001-0", "0000001-9"), "there is no rollout '0000001-9' in this run; the nearest ids are 00000001-0"),
         (("--task", "sum-9"), "was played on a task 'sum-9'; the nearest ids are sum-0"),
         (("x", "--task", "sum-0"), "is too much"),
+        (("00000001-0", "00000001-2", "--by", "trained"), "--by trained says by which tokens two runs are compared"),
+        (("--task", "sum-0", "--by", "sampled"), "--by sampled says by which tokens two runs are compared"),
         (("elsewhere",), "'elsewhere' is not a run"),
     ],
 )
@@ -177,12 +200,3 @@ def test_wrong_input_is_told(run: Path, capsys: pytest.CaptureFixture[str], word
     assert main(["diff", str(run), *words]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and not captured.out
-
-
-def test_versions_within_a_budget() -> None:
-    spent = Spent(versions=(0, 1, 2, 5), through=(100, 200, 300, 400))
-    assert spent.total == 400
-    assert [spent.within(budget) for budget in (400, 399, 250, 100, 50)] == [(5, 5), (2, 2), (1, 1), (0, 0), (0, 0)]
-    assert [spent.before(version) for version in (0, 1, 3, 9)] == [0, 100, 300, 400]
-    even = Spent(versions=tuple(range(8)), through=tuple(range(1, 9)))
-    assert even.within(8) == (6, 7) and even.within(100) == (7, 7)

@@ -104,7 +104,7 @@ def test_a_comparison_is_chosen_on_the_page(tmp_path: Path, browser: Browser) ->
         browser.open(server.url + at("before"))
         browser.press("8", until=f"{LOADED} location.pathname.endsWith('/compare')")
         browser.run("document.querySelector('select[name=with]').value = 'after'; document.querySelector('.filters button').click()")
-        browser.wait(f"{LOADED} location.search === '?with=after&by=sampled' && document.querySelectorAll('.list tbody tr').length === 2")
+        browser.wait(f"{LOADED} location.search === '?with=after&by=sampled' && document.querySelectorAll('.list tbody tr').length === 4")
         assert browser.wait(FITS)
         assert "Difference +1.000" in browser.run("return document.querySelector('main').textContent")
         assert browser.errors() == []

@@ -37,8 +37,11 @@ def test_the_comparison_shows_the_figures_of_the_function(pair: tuple[Path, Serv
     page = viewer.page(at("before", "compare", **{"with": "after"}))
     with RunLog(folder / "before") as one, RunLog(folder / "after") as other:
         found = compare_runs(one, other, names=("before", "after"))
-    gap = found.sources[0].difference
+    held, trained = found.sources
+    gap = held.difference
     assert f"Both runs reached {found.tokens} sampled tokens" in page
+    assert "training: version 3<" in page and "training: version 1<" in page and "sums, training</h2>" in page
+    assert f"{100 * trained.first.value:.1f}%" in page.partition("sums, training</h2>")[2]
     assert f"Difference +{gap.difference:.3f}, 95% interval +{gap.low:.3f} to +{gap.high:.3f}" in page
     assert "over 40 problems" in page
     assert re.search(r"after</td><td class=\"n\">100.0%.*?<td class=\"n wide\">40</td></tr>", page), "ungraded samples are told"

@@ -24,6 +24,7 @@ def add_history_commands(commands: Any, *, command: AddCommand) -> None:
     diff.add_argument("run", metavar="RUN", help=RUN_HELP)
     diff.add_argument("others", nargs="*", metavar="OTHER", help="ids of two rollouts of RUN, or another run")
     diff.add_argument("--task", metavar="TASK_ID", help="this task across the policy versions of RUN")
+    diff.add_argument("--by", choices=("sampled", "trained"), help="two runs: equal in tokens that were sampled (default) or trained on")
 
 
 def _rescore(args: argparse.Namespace) -> int:
@@ -41,4 +42,4 @@ def _replay(args: argparse.Namespace) -> int:
 def _diff(args: argparse.Namespace) -> int:
     from rl.history.diff import diff_command
 
-    return diff_command(args.run, args.others, task=args.task, as_json=args.as_json)
+    return diff_command(args.run, args.others, task=args.task, by=args.by, as_json=args.as_json)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rl.history.equal_tokens import Reached, read_reached, read_spent
+from rl.log.compare import Reached, RunComparison, SourceComparison, TokenCount, compare_runs
 from rl.log.text import shorten, visible
-from rl.statistics import Estimate, PairedDifference, Tally, paired_bootstrap, pass_rate
+from rl.statistics import Estimate, Tally
 from rl.view.open_run import OpenRun
 
 _OWN_SETTINGS = ("run.name", "run.dir")
@@ -25,50 +25,6 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceDiff:
-    """A task source in both runs."""
-
-    source: str
-    split: str
-    tallies: tuple[Tally, Tally]
-    """Over all tasks."""
-    rates: tuple[Estimate, Estimate]
-    paired: PairedDifference
-    """Pass rates of the tasks that both runs have graded: B's - A's."""
-
-    @staticmethod
-    def of(source: str, *, split: str, a: Mapping[str, Tally], b: Mapping[str, Tally]) -> "SourceDiff":
-        """By task."""
-        none = Tally(passed=0, graded=0)
-        return SourceDiff(
-            source=source,
-            split=split,
-            tallies=(sum(a.values(), none), sum(b.values(), none)),
-            rates=(pass_rate(tuple(a.values())), pass_rate(tuple(b.values()))),
-            paired=paired_bootstrap(*({task: tally.rate for task, tally in own.items()} for own in (a, b))),
-        )
-
-    def to_json(self) -> Json:
-        """Plain values."""
-        runs = [{**asdict(tally), **_rate_json(rate)} for tally, rate in zip(self.tallies, self.rates, strict=True)]
-        return {"source": self.source, "split": self.split, "runs": runs, "paired": asdict(self.paired)}
-
-    def lines(self) -> list[str]:
-        """For a person."""
-        sides = [f"{letter} {_rate_text(*own)}" for letter, own in zip("AB", zip(self.tallies, self.rates, strict=True), strict=True)]
-        return [f"  {self.source}, {self.split}: {', '.join(sides)}", f"    {self._paired()}"]
-
-    def _paired(self) -> str:
-        paired = self.paired
-        if not paired.problems:
-            return "no task was graded in both"
-        if paired.problems == 1:
-            return f"B - A of the one task graded in both: {paired.difference:+.3f}, too few for an interval"
-        told = f"B - A over the {paired.problems} tasks graded in both: {paired.difference:+.3f}"
-        return f"{told} [{paired.low:+.3f}, {paired.high:+.3f}], p {paired.p_value:.3g}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunDiff:
     """Two runs."""
 
@@ -77,10 +33,8 @@ class RunDiff:
     """Those that differ; None where a run has none of that name."""
     versions: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
     """What only the one and only the other has, of the kinds that differ."""
-    tokens: tuple[int, int]
-    """Sampled in training."""
-    reached: tuple[Reached, Reached]
-    sources: tuple[SourceDiff, ...]
+    compared: RunComparison
+    """At equal tokens."""
     flags: Mapping[str, tuple[int, int]]
     """Rollouts that carry a flag."""
     drops: Mapping[str, tuple[int, int]]
@@ -88,21 +42,20 @@ class RunDiff:
     rollouts: tuple[int, int]
     notes: tuple[str, ...]
 
-    @property
-    def budget(self) -> int:
-        """Tokens at which pass rates are compared."""
-        return min(self.tokens)
-
     def to_json(self) -> Json:
         """Plain values."""
         return {
             "runs": list(self.runs),
             "settings": {name: list(values) for name, values in self.settings.items()},
             "versions": {name: [list(own) for own in values] for name, values in self.versions.items()},
-            "tokens": list(self.tokens),
-            "at_tokens": self.budget,
-            "policy_versions": [dict(reached.versions) for reached in self.reached],
-            "sources": [source.to_json() for source in self.sources],
+            "by": self.compared.by.value,
+            "tokens": [side.total_tokens for side in self._sides],
+            "at_tokens": self.compared.tokens,
+            "policy_versions": [
+                {"train": side.training, "heldout": None if side.evaluated is None else (side.evaluated, side.evaluated)}
+                for side in self._sides
+            ],
+            "sources": [_source_json(source) for source in self.compared.sources],
             "rollouts": list(self.rollouts),
             "flags": {name: list(counts) for name, counts in self.flags.items()},
             "drops": {name: list(counts) for name, counts in self.drops.items()},
@@ -116,31 +69,37 @@ class RunDiff:
         lines += [f"  {name}: A {_value(a)}, B {_value(b)}" for name, (a, b) in self.settings.items()]
         lines.append("versions:" if self.versions else "versions: the same environments, images, scorers, tokenizer and chat template")
         lines += [f"  {name}: only A {_values(a)}; only B {_values(b)}" for name, (a, b) in self.versions.items()]
-        lines.append(f"pass rates at {self.budget} sampled tokens (A has {self.tokens[0]}, B {self.tokens[1]}); {self._windows()}")
-        lines += [line for source in self.sources for line in source.lines()]
+        compared = self.compared
+        totals = ", ".join(f"{side} {one.total_tokens}" for side, one in zip(("A has", "B"), self._sides, strict=True))
+        lines.append(f"pass rates at {compared.tokens} {compared.by.value} tokens ({totals}); {self._windows()}".removesuffix("; "))
+        lines += [line for source in compared.sources for line in _source_lines(source)]
+        lines += [f"  held out: {compared.no_heldout}"] if compared.no_heldout else []
         for what, counts in (("flags", self.flags), ("drops", self.drops)):
             lines.append(f"{what}:" if counts else f"{what}: none")
             lines += [f"  {name}: A {self._share(a, 0)}, B {self._share(b, 1)}" for name, (a, b) in counts.items()]
         return visible("\n".join(lines))
 
+    @property
+    def _sides(self) -> tuple[Reached, Reached]:
+        return self.compared.first, self.compared.second
+
     def _windows(self) -> str:
         told = []
-        for letter, reached in zip("AB", self.reached, strict=True):
-            for split, window in reached.versions.items():
-                if window is not None:
-                    versions = f"version {window[0]}" if window[0] == window[1] else f"versions {window[0]} to {window[1]}"
-                    told.append(f"{letter} {split} {versions}")
+        for letter, side in zip("AB", self._sides, strict=True):
+            if side.training is not None:
+                first, last = side.training
+                told.append(f"{letter} train " + (f"version {first}" if first == last else f"versions {first} to {last}"))
+            if side.evaluated is not None:
+                told.append(f"{letter} heldout version {side.evaluated}")
         return ", ".join(told)
 
     def _share(self, count: int, run: int) -> str:
         return f"{count} ({count / self.rollouts[run]:.1%})" if self.rollouts[run] else str(count)
 
 
-def diff_runs(a: OpenRun, b: OpenRun) -> RunDiff:
+def diff_runs(a: OpenRun, b: OpenRun, *, by: TokenCount = TokenCount.SAMPLED) -> RunDiff:
     """Compare two runs; either may be live. Raises QueryError."""
-    spent = (read_spent(a), read_spent(b))
-    tokens = (spent[0].total, spent[1].total)
-    reached = tuple(read_reached(run, own, budget=min(tokens)) for run, own in zip((a, b), spent, strict=True))
+    compared = compare_runs(a.log(), b.log(), names=(a.name, b.name), by=by)
     configs = [run.config() for run in (a, b)]
     notes = [
         f"{run.name} has no readable config.yaml: its settings are unknown" for run, own in zip((a, b), configs, strict=True) if not own
@@ -154,9 +113,7 @@ def diff_runs(a: OpenRun, b: OpenRun) -> RunDiff:
         if all(configs)
         else {},
         versions=_versions(a, b),
-        tokens=tokens,
-        reached=(reached[0], reached[1]),
-        sources=_sources(reached[0], reached[1]),
+        compared=compared,
         flags=_counts(a, b, "SELECT name, count AS n FROM flags WHERE level = 'rollout'"),
         drops=_counts(a, b, "SELECT reason AS name, sum(n)::BIGINT AS n FROM drops WHERE what <> 'log' GROUP BY reason"),
         rollouts=_two(run.rows("SELECT count(*) AS n FROM rollouts")[0]["n"] for run in (a, b)),
@@ -183,11 +140,6 @@ def _versions(a: OpenRun, b: OpenRun) -> dict[str, tuple[tuple[str, ...], tuple[
     return found
 
 
-def _sources(a: Reached, b: Reached) -> tuple[SourceDiff, ...]:
-    keys = sorted({*a.tasks, *b.tasks}, key=lambda key: (key[1] == "train", key[0]))
-    return tuple(SourceDiff.of(key[0], split=key[1], a=a.tasks.get(key, {}), b=b.tasks.get(key, {})) for key in keys)
-
-
 def _counts(a: OpenRun, b: OpenRun, sql: str) -> dict[str, tuple[int, int]]:
     counted = [{str(row["name"]): int(row["n"]) for row in run.rows(sql, limit=_MANY)} for run in (a, b)]
     return {name: _two(own.get(name, 0) for own in counted) for name in sorted({*counted[0], *counted[1]})}
@@ -196,6 +148,29 @@ def _counts(a: OpenRun, b: OpenRun, sql: str) -> dict[str, tuple[int, int]]:
 def _two(values: Any) -> tuple[Any, Any]:
     first, second = values
     return first, second
+
+
+def _source_json(one: SourceComparison) -> Json:
+    rates = zip(one.tallies, (one.first, one.second), strict=True)
+    runs = [{**asdict(tally), **_rate_json(rate)} for tally, rate in rates]
+    return {"source": one.source, "split": one.split, "runs": runs, "paired": {**asdict(one.difference), "changed": one.changed}}
+
+
+def _source_lines(one: SourceComparison) -> list[str]:
+    rates = zip("AB", one.tallies, (one.first, one.second), strict=True)
+    sides = [f"{letter} {_rate_text(tally, rate)}" for letter, tally, rate in rates]
+    return [f"  {one.source}, {one.split}: {', '.join(sides)}", f"    {_paired_text(one)}"]
+
+
+def _paired_text(one: SourceComparison) -> str:
+    paired = one.difference
+    if not paired.problems:
+        return "no task was graded in both"
+    changed = f"; {one.changed} of them with another content in the two runs" if one.changed else ""
+    if paired.problems == 1:
+        return f"B - A of the one task graded in both: {paired.difference:+.3f}, too few for an interval{changed}"
+    told = f"B - A over the {paired.problems} tasks graded in both: {paired.difference:+.3f}"
+    return f"{told} [{paired.low:+.3f}, {paired.high:+.3f}], p {paired.p_value:.3g}{changed}"
 
 
 def _rate_json(rate: Estimate) -> Json:

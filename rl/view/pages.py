@@ -201,15 +201,12 @@ class Pages:
         kinds = [one.value for one in TokenCount]
         if by not in kinds:
             raise ValueError(f"by={by}: runs can be compared by {' or '.join(kinds)} tokens")
-        other, found, refused = query.get("with", ""), None, ""
+        other, found = query.get("with", ""), None
         if other:
             second = folder.get(other)
             if second is None:
                 raise NotFound(f"There is no run {other!r} in {folder.place}.")
-            try:
-                found = compare_runs(run.log(), second.log(), names=(run.name, second.name), by=TokenCount(by))
-            except ValueError as error:
-                refused = str(error)
+            found = compare_runs(run.log(), second.log(), names=(run.name, second.name), by=TokenCount(by))
         others = [one.name for one in folder.runs() if one.name != run.name]
         return self._page(
             "compare.html",
@@ -222,7 +219,6 @@ class Pages:
             kinds=kinds,
             others=others,
             found=found,
-            refused=refused,
         )
 
     def sql(self, run: OpenRun, links: Links, query: Query) -> str:
