@@ -324,7 +324,8 @@ class LogConfig(Checked):
     keep_tokens_versions: int = bounded(0, low=0)
     """Newest policy versions whose tokens and learner arrays are kept; 0 means all. Rollouts, turns and scores are always kept."""
     max_gb: float = bounded(0.0, low=0.0)
-    """GiB of the log above which the oldest tokens, then learner arrays, are given up; 0 means no bound. Blobs do not count."""
+    """GiB of the log, Parquet files and blobs, above which the oldest tokens, then learner arrays, then blobs are given up; 0 means no
+    bound."""
     keep_blobs_versions: int = bounded(0, low=0)
     """Newest policy versions whose blobs (whole long test logs and outputs) are kept; 0 means all."""
 

@@ -16,8 +16,9 @@ import pytest
 from configs.schema import LogConfig
 from rewards.score import Score, ScoreStatus
 from rl.log import blob_sweep
-from rl.log.blobs import BlobWriter, blob_files
+from rl.log.blobs import BlobWriter, blob_files, blob_sizes
 from rl.log.compact import Compactor, Retention
+from rl.log.manifest import read_manifests
 from rl.log.query import RunLog
 from rl.log.show import show_command
 from rl.log.tables import ROW_LOG_CHARS
@@ -156,12 +157,49 @@ def test_blobs_of_old_versions_are_given_up_when_asked(tmp_path: Path, capsys: p
         compact(tmp_path, Retention(keep_blobs_versions=1), before=0)
     with RunLog(tmp_path) as log:
         found = list(log.query("SELECT rollout_id, log_ref FROM scores WHERE rollout_id LIKE '%-0' ORDER BY 1").rows)
-        with pytest.raises(ValueError, match=r"there is no blob .*log.keep_blobs_versions gave it up"):
+        with pytest.raises(ValueError, match=r"there is no blob .*log.keep_blobs_versions or log.max_gb gave it up"):
             log.blob(found[0][1])
         assert [log.blob(reference).rstrip() for _, reference in (found[1], found[3], found[4])] == [b"both", b"both", b"new"]
     assert show_command(str(tmp_path), found[0][0], as_json=False) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "keep_blobs_versions gave it up" in shown and "old" in shown, "the row still has its ends"
+    assert "log.keep_blobs_versions or log.max_gb gave it up" in shown and "old" in shown, "the row still has its ends"
+
+
+def test_blobs_count_towards_the_bound_and_are_given_up_last(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    texts = [random.Random(version).randbytes(100_000).hex() for version in range(4)]
+    with writer(tmp_path) as out:
+        for version, text in enumerate(texts):
+            write_log(out, version, text, version=version)
+        write_log(out, 4, texts[0], version=3)  # a young row needs the oldest blob
+        leave_orphan(tmp_path, texts[3].upper())
+
+        def parts() -> int:
+            return sum(part.n_bytes for part in read_manifests(folder).sealed)
+
+        def compacted(max_bytes: int) -> tuple[int, int]:
+            """Rows of tokens and blobs that are left."""
+            compact(tmp_path, Retention(max_bytes=max_bytes), before=0)
+            with RunLog(tmp_path) as log:
+                assert log.table("SELECT count(*) FROM rollouts").rows == ((10,),)
+                return log.table("SELECT count(*) FROM tokens").rows[0][0], len(blob_sizes(folder))
+
+        blob = max(blob_sizes(folder).values())
+        whole = parts() + sum(blob_sizes(folder).values())
+        assert compacted(whole) == (10, 5), "an orphan is left to the sweep when there is room"
+        assert compacted(whole - 1) == (8, 5), "the oldest tokens make room"
+        assert compacted(parts() + 4 * blob) == (0, 4), "tokens were not enough, and what no row needs goes before all else"
+        assert compacted(parts() + 3 * blob) == (0, 3)
+        with RunLog(tmp_path) as log:
+            references = dict(log.table("SELECT DISTINCT dispatch_version, log_ref FROM scores WHERE rollout_id NOT LIKE '%4-_'").rows)
+            assert [log.blob(references[version]).decode() for version in (0, 2, 3)] == [texts[0], texts[2], texts[3]]
+            with pytest.raises(ValueError, match=r"there is no blob .*log.max_gb gave it up"):
+                log.blob(references[1])
+        upkeep = Upkeep(tmp_path, LogConfig(max_gb=2 * blob / 2**30))
+        upkeep.tick(version=4)
+        upkeep.finish()
+        assert upkeep.problem() == ""
+        assert parts() + sum(blob_sizes(folder).values()) <= 2 * blob
 
 
 def test_nothing_is_removed_while_references_cannot_be_read(tmp_path: Path) -> None:

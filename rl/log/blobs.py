@@ -78,7 +78,7 @@ def read_blob(folder: Path, reference: str) -> bytes:
         with pa.input_stream(str(path), compression="zstd") as stream:
             data = bytes(stream.read(_LARGEST))
     except FileNotFoundError:
-        raise ValueError(f"there is no blob {path}: log.keep_blobs_versions gave it up, or it was lost") from None
+        raise ValueError(f"there is no blob {path}: log.keep_blobs_versions or log.max_gb gave it up, or it was lost") from None
     except OSError as error:
         raise ValueError(f"blob {path} cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != digest:
@@ -95,6 +95,16 @@ def digest_of(reference: str) -> str | None:
 def blob_files(folder: Path) -> Iterator[Path]:
     """All files of the blobs in a run's `log` folder, temporary ones too."""
     return (folder / FOLDER / "sha256").glob("*/*")
+
+
+def blob_sizes(folder: Path) -> dict[str, int]:
+    """Bytes on the disk of each whole blob in a run's `log` folder, by its 64 hexadecimal digits."""
+    found = {}
+    for path in blob_files(folder):
+        if path.suffix == ".zst":
+            with contextlib.suppress(FileNotFoundError):  # swept meanwhile
+                found[path.stem] = path.stat().st_size
+    return found
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rl.durable import exclusive_lock
-from rl.log.blob_sweep import newest_version, sweep_blobs
+from rl.log.blob_sweep import NO_ROW, newest_version, sweep_blobs, version_to_free
+from rl.log.blobs import blob_sizes
 from rl.log.manifest import Part, read_manifests
 from rl.log.query import json_line
 from rl.log.runs import RunPaths, find_run
@@ -44,12 +45,12 @@ class CompactionRuns(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retention:
-    """What is kept of the log's largest columns."""
+    """What is kept of the log's largest columns, and of its blobs."""
 
     keep_tokens_versions: int = 0
     """Newest dispatch versions that keep their tokens and the learner's arrays; 0 means all."""
     max_bytes: int = 0
-    """Tokens, then the learner's arrays, of the oldest versions are given up until the log's parts are smaller; 0 means no bound."""
+    """Tokens, then the learner's arrays, then blobs of the oldest versions are given up until parts and blobs are smaller; 0: no bound."""
     keep_blobs_versions: int = 0
     """Newest dispatch versions whose blobs are kept; 0 means all."""
 
@@ -90,7 +91,7 @@ class Compactor:
     def run(self, retention: Retention, *, before: int | None = None, least_parts: int = _LEAST_PARTS) -> Compacted:
         """Retire what `retention` no longer keeps, merge parts of versions below `before` (None: all), remove what is left over.
 
-        Blobs are looked through when `retention` gives some up, and with `before` None: it costs reading all references.
+        Blobs are looked through when `retention` may give some up, and with `before` None: it costs reading all references.
 
         Datasets with fewer than `least_parts` small parts are left alone. Raises LogWriteError when the disk fails.
         """
@@ -99,8 +100,8 @@ class Compactor:
         for batch in self._batches(before=before, least_parts=least_parts):
             self._merge(batch)
             merged, written = merged + len(batch), written + 1
-        keep_blobs = retention.keep_blobs_versions
-        deleted = self._sweep(blobs=before is None or keep_blobs > 0, keep_blobs=keep_blobs)
+        through = self._blobs_given_up(retention)
+        deleted = self._sweep(blobs=before is None or through is not None, through=NO_ROW if through is None else through)
         return Compacted(merged=merged, written=written, retired=retired, deleted=deleted)
 
     def _batches(self, *, before: int | None, least_parts: int) -> Iterator[list[Part]]:
@@ -138,14 +139,13 @@ class Compactor:
         """Give up tokens and learner arrays of versions that are no longer kept."""
         sealed = read_manifests(self._folder).sealed
         newest = newest_version(sealed)
-        heavy = [part for part in sealed if part.dataset in ("tokens", *ARRAYS) and part.schema_version == SCHEMA_VERSION and not part.lean]
-        heavy.sort(key=lambda part: part.versions[1])
+        heavy = _heavy(sealed)
         given_up: list[Part] = []
         if retention.keep_tokens_versions:
             cutoff = newest - retention.keep_tokens_versions
             given_up = [part for part in heavy if part.versions[1] <= cutoff]
         if retention.max_bytes:
-            excess = sum(part.n_bytes for part in sealed) - sum(part.n_bytes for part in given_up) - retention.max_bytes
+            excess = self._excess(sealed, retention) - sum(part.n_bytes for part in given_up)
             for part in (*_of(heavy, "tokens"), *_of(heavy, "learner")):
                 if excess > 0 and part not in given_up:
                     given_up.append(part)
@@ -158,7 +158,21 @@ class Compactor:
                 self._merge([part], without=ARRAYS[part.dataset])
         return len(given_up)
 
-    def _sweep(self, *, blobs: bool, keep_blobs: int) -> int:
+    def _excess(self, sealed: Sequence[Part], retention: Retention) -> int:
+        """Bytes of parts and blobs beyond what `retention` allows."""
+        return sum(part.n_bytes for part in sealed) + sum(blob_sizes(self._folder).values()) - retention.max_bytes
+
+    def _blobs_given_up(self, retention: Retention) -> int | None:
+        """The version through which blobs are no longer kept; None when they all are."""
+        sealed = read_manifests(self._folder).sealed
+        found = []
+        if retention.keep_blobs_versions:
+            found.append(newest_version(sealed) - retention.keep_blobs_versions)
+        if retention.max_bytes and not _heavy(sealed) and (excess := self._excess(sealed, retention)) > 0:
+            found.append(version_to_free(self._folder, n_bytes=excess))
+        return max(found, default=None)
+
+    def _sweep(self, *, blobs: bool, through: int) -> int:
         """Delete files that nothing refers to any more, unless a reader has the log open."""
         parts = read_manifests(self._folder)
         files = [part.path for part in (*parts.superseded, *parts.retired)]
@@ -172,7 +186,7 @@ class Compactor:
             return 0
         else:
             removed = sum(_removed(path) for path in files)
-            return removed + (sweep_blobs(self._folder, keep_versions=keep_blobs) if blobs else 0)
+            return removed + (sweep_blobs(self._folder, through=through) if blobs else 0)
         finally:
             os.close(fd)
 
@@ -203,6 +217,12 @@ def _read(part: Part, *, without: Sequence[str]) -> pa.Table:
         found = found.append_column(PARTITION, pa.array([part.versions[0]] * len(found), pa.int64()))
     columns = [pa.nulls(len(found), field.type) if field.name in without else found.column(field.name).cast(field.type) for field in schema]
     return pa.table(columns, schema=schema)
+
+
+def _heavy(parts: Sequence[Part]) -> list[Part]:
+    """Those that retention can make smaller, the oldest first."""
+    found = [part for part in parts if part.dataset in ("tokens", *ARRAYS) and part.schema_version == SCHEMA_VERSION and not part.lean]
+    return sorted(found, key=lambda part: part.versions[1])
 
 
 def _of(parts: Sequence[Part], dataset: str) -> list[Part]:
