@@ -85,6 +85,11 @@ class Browser:
         actions = [step for key in text for step in ({"type": "keyDown", "value": key}, {"type": "keyUp", "value": key})]
         self._command("POST", "actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
+    def focused_label(self) -> str:
+        """What a screen reader calls the element that has the focus."""
+        element = self._command("GET", "element/active")
+        return str(self._command("GET", f"element/{next(iter(element.values()))}/computedlabel"))
+
     def size(self, width: int, height: int) -> None:
         """Of the page, in CSS pixels."""
         self._devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700)

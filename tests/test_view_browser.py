@@ -16,6 +16,7 @@ __all__ = ["runs", "server"]
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "everything is there")
 
 DESK, PHONE = (1280, 900), (390, 844)
+TAB, ENTER, END, HOME, LEFT, RIGHT, DOWN = "\ue004\ue007\ue010\ue011\ue012\ue014\ue015"
 LOADED = "return document.readyState === 'complete' &&"  # only then does the page hear keys
 FITS = "return document.querySelector('h1') !== null && document.documentElement.scrollWidth <= innerWidth"
 
@@ -93,6 +94,55 @@ def test_the_timeline_leads_to_rollouts_and_other_steps(server: Server, browser:
     browser.wait(f"{LOADED} location.search === '?id=00000002-0'")
     assert browser.wait("return document.querySelectorAll('.lane').length") == 3  # generate, score, the scale
     assert browser.run("return document.querySelector('.log').scrollHeight > document.querySelector('.log').clientHeight")
+
+
+def tab_to_a_bar(browser: Browser) -> None:
+    for _ in range(20):  # links of the frame come first
+        browser.keys(TAB)
+        if browser.run("return document.activeElement.matches('.bar')"):
+            break
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_bars_of_a_timeline_are_reached_and_opened_by_keyboard(server: Server, browser: Browser, size: tuple[int, int]) -> None:
+    browser.size(*size)
+    browser.errors()
+    browser.open(server.url + at(RUN, "timeline", step=3))
+    browser.wait(f"{LOADED} document.querySelectorAll('.bar[tabindex]').length === 11")
+    told = "return document.querySelector('.timeline .inspect').textContent"
+    tab_to_a_bar(browser)
+    assert browser.run(told) == browser.focused_label() == "rollout, 3.0 s"
+    stroke = "const s = getComputedStyle(document.activeElement.querySelector('rect')); return [s.stroke !== 'none', s.strokeWidth]"
+    assert browser.run(stroke) == [True, "2px"]  # the focus can be seen
+    browser.keys(RIGHT)
+    assert browser.run(told) == browser.focused_label() == "train, 800 ms"
+    browser.keys(RIGHT + RIGHT)
+    assert browser.run(told) == "sync, 200 ms", "the last of its row"
+    browser.keys(DOWN)
+    assert browser.focused_label() == "score, 400 ms, rollout 00000002-0"  # of the next row what is nearest in time
+    browser.keys(DOWN + HOME)
+    assert browser.focused_label() == "generate, 2.2 s, turn 0, rollout 00000002-2"
+    browser.keys(TAB)
+    assert browser.run("return document.activeElement.closest('.timeline')") is None, "one stop of Tab"
+    tab_to_a_bar(browser)
+    assert browser.focused_label().endswith("00000002-2"), "where the reader was"
+    browser.press(ENTER, until=f"{LOADED} location.pathname.endsWith('/rollout') && location.search === '?id=00000002-2'")
+    assert browser.errors() == []
+
+
+def test_tokens_are_read_by_keyboard(server: Server, browser: Browser) -> None:
+    browser.size(*DESK)
+    browser.open(server.url + at(RUN, "rollout", id="00000002-0"))
+    browser.wait(f"{LOADED} document.querySelectorAll('#heat span[id]').length > 0")
+    browser.run("document.getElementById('heat').focus()")
+    said = "return document.getElementById('inspect').textContent"
+    browser.keys(RIGHT)
+    assert browser.run(said).startswith('"2" · token 0 ')
+    browser.keys(RIGHT + RIGHT + LEFT)
+    assert browser.run(said).startswith('"+" · token 1 ')
+    browser.keys(END)
+    assert "logprob −5.0000" in browser.run(said)  # noqa: RUF001
+    assert browser.run("return location.hash") == "#logprob.15"
 
 
 def test_a_comparison_is_chosen_on_the_page(tmp_path: Path, browser: Browser) -> None:

@@ -4,6 +4,7 @@
 (() => {
   const charts = new Map();
   const HEIGHT = 190;
+  const STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]); // there is no step 2.5
 
   function color(name) {
     const probe = document.createElement("span");
@@ -126,7 +127,7 @@
       cursor: { sync: { key: "steps" }, points: { size: 6, stroke: (plot, i) => inks[i - 1], fill: (plot, i) => inks[i - 1] }, drag: { x: true, y: false } },
       legend: { markers: { stroke: (plot, i) => inks[i - 1], fill: (plot, i) => inks[i - 1] } },
       scales: { x: { time: false, range: across }, y },
-      axes: [{ ...axis, size: 26 }, { ...axis, size: 48, values: (plot, ticks) => ticks.map(short) }],
+      axes: [{ ...axis, size: 26, incrs: STEPS }, { ...axis, size: 48, values: (plot, ticks) => ticks.map(short) }],
       series: [
         { label: "step" },
         ...chart.series.map((series, index) => {

@@ -114,11 +114,14 @@
 
   function goTo(position) {
     color(blocks[Math.floor(position / BLOCK)]);
-    document.getElementById(`t${position}`).scrollIntoView({ block: "center" });
+    document.getElementById(`t${position}`).scrollIntoView({ block: "nearest" });
     inspect(position);
   }
 
+  let at = -1; // the token that the line below tells of
+
   function inspect(position) {
+    at = position;
     document.querySelector(".picked")?.classList.remove("picked");
     document.getElementById(`t${position}`)?.classList.add("picked");
     const own = sampled[position];
@@ -157,6 +160,13 @@
     keep(order.all[turn]);
   }
 
+  const moves = { ArrowLeft: () => Math.max(0, at - 1), ArrowRight: () => Math.min(n - 1, at + 1), Home: () => 0, End: () => n - 1 };
+  heat.addEventListener("keydown", (event) => {
+    if (!moves[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    goTo(moves[event.key]());
+    keep(at);
+  });
   heat.addEventListener("pointerover", (event) => {
     if (event.target.id?.startsWith("t")) inspect(Number(event.target.id.slice(1)));
   });
