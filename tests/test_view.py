@@ -10,7 +10,7 @@ import pytest
 from rewards.score import Score, ScorePart, ScoreStatus
 from rl.history.appended import ScoreAppender, Scorer
 from rl.history.recorded import find_row
-from rl.log.metrics import MetricsWriter
+from rl.log.metrics import EvalMetrics, MetricsWriter
 from rl.log.query import QueryError, RunLog
 from rl.log.runs import RunPaths
 from rl.view.command import view_command
@@ -146,46 +146,6 @@ def test_no_path_leads_out(server: Server, path: str) -> None:
     assert "import" not in answer.text
 
 
-@pytest.mark.parametrize(
-    ("query", "ids"),
-    [
-        ("status=infra&vmax=1", {"00000000-3", "00000001-3"}),
-        ("status=ok&vmin=3", {"00000003-0", "00000004-0"}),
-        ("rmin=0.5&vmax=0", {FIRST}),
-        ("rmax=-0.1&vmin=4", {"00000004-1", "00000004-2"}),
-        ("task=task-2&status=ok", {"00000002-0"}),
-        ("text=NO+IDEA&vmax=0", {"00000000-2"}),
-        ("messages=Was+5&vmax=0", {"00000000-1"}),
-        ("text=%25", set()),
-        ("text='+OR+1%3D1+--", set()),
-        ("split=heldout", set()),
-    ],
-)
-def test_filters(server: Server, query: str, ids: set[str]) -> None:
-    page = server.page(at(HOSTILE_RUN, "rollouts") + "?" + query)
-    assert set(re.findall(r'<a class="id"[^>]*>([^<]+)</a>', page)) == ids
-    assert ids or "No rollout matches" in page
-
-
-def test_order_and_place_are_in_the_address(server: Server) -> None:
-    page = server.page(at(HOSTILE_RUN, "rollouts") + "?sort=rollout_id&up=1")
-    links = [link.replace("&amp;", "&") for link in re.findall(r'<a class="id" href="([^"]+)"', page)]
-    assert len(links) == 20
-    third = server.page(links[2])
-    hrefs = {side: re.search(rf'href="([^"]+)" rel="{side}"', third)[1].replace("&amp;", "&") for side in ("prev", "next")}
-    assert "id=00000000-1" in hrefs["prev"]
-    assert "id=00000000-3" in hrefs["next"]
-    over_the_edge = server.page(hrefs["next"])
-    assert "id=00000001-0" in re.search(r'href="([^"]+)" rel="next"', over_the_edge)[1]  # the list goes on where the group ends
-
-
-@pytest.mark.parametrize("query", ["vmin=soon", "rmax=high", "page=0", "page=nan", "sort=reward;drop", "list=vmin%3Dx&at=1&id=" + FIRST])
-def test_a_wrong_address_is_explained(server: Server, query: str) -> None:
-    answer = server.get(at(HOSTILE_RUN, "rollout" if "list" in query else "rollouts") + "?" + query)
-    assert answer.status == 400
-    assert query.split("=")[0].replace("list", "vmin") in answer.text
-
-
 def test_contrast_marks_the_token_where_they_part(server: Server) -> None:
     assert '<a class="id" href="' + at(HOSTILE_RUN, "group", id="00000002").replace("&", "&amp;") in server.page(
         at(HOSTILE_RUN, "contrast")
@@ -292,6 +252,25 @@ def test_a_live_page_is_told_only_what_is_new(tmp_path: Path) -> None:
         assert f'<span class="fact">{STEPS + 2}</span>' in server.page(at("live", "live", seen=mark, state="live"))
 
 
+def test_the_newest_timeline_is_one_that_has_spans(server: Server) -> None:
+    """Spans are written a little later than the metrics of their step."""
+    page = server.page(at(HOSTILE_RUN, "timeline"))
+    assert "Timeline of step 5<" in page
+    assert page.count('class="bar"') > 5
+
+
+def test_pass_at_k_is_told_of_each_source(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "runs" / "live")
+    with MetricsWriter(RunPaths(root=root).metrics, attempt=2, restored_step=STEPS) as metrics:
+        for source, high in (("code", 0.75), ("sums", 0.875)):
+            at_k = {"2": 0.5, "4": high}
+            metrics.evaluated(EvalMetrics(step=STEPS, time=1.0, split="heldout", source=source, passed=30, graded=40, pass_at=at_k))
+    with serving(tmp_path / "runs") as server:
+        page = server.page(at("live"))
+    assert "pass@4 75.0%" in page and "pass@4 87.5%" in page
+    assert "pass@2" not in page  # the largest k alone
+
+
 def test_damaged_and_missing_parts_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     root = make_run(tmp_path / "runs" / "hurt")
     parts = sorted((root / "log" / "rollouts").rglob("*.parquet"))
@@ -330,7 +309,7 @@ def test_a_run_without_anything_says_what_to_expect(tmp_path: Path) -> None:
 def test_export_opens_without_a_server(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     counts = export_run(runs / HOSTILE_RUN, out=out, rollouts=6)
-    assert counts["rollouts"] == 6
+    assert counts["rollouts"] == 14  # the newest six, and those that the learner left out
     pages = sorted(out.glob("*.html"))
     assert {"index.html", "rollouts.html", "contrast.html", "service.html"} <= {page.name for page in pages}
     for page in pages:
@@ -339,6 +318,11 @@ def test_export_opens_without_a_server(runs: Path, tmp_path: Path) -> None:
             assert target.startswith("#") or (out / target.partition("#")[0]).is_file(), f"{page.name}: {target}"
         assert "hx-get" not in text
         assert '<form method="get"' not in text
+    rollouts = (out / "rollouts.html").read_text()
+    assert len(re.findall(r"<tr data-row=", rollouts)) == 6
+    dropped = re.search(r'<a href="(dropped-\d+\.html)"[^>]*>infra</a>', rollouts)[1]
+    assert set(re.findall(r'<tr data-row="([^"]+)"', (out / dropped).read_text())) == {f"0000000{group}-3" for group in range(5)}
+    assert "See them" not in (out / "index.html").read_text()  # a filter that a bundle has no page for is no link
     with pytest.raises(ValueError, match="not an empty folder"):
         export_run(runs / HOSTILE_RUN, out=out, rollouts=6)
 

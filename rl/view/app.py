@@ -1,5 +1,6 @@
 """The routes of the viewer. Reads only; every page is a GET whose URL holds all of its state."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,23 +41,23 @@ def make_app(folder: RunsFolder) -> App:
     }
 
     def runs(request: Request) -> Response:
-        return HTMLResponse(pages.runs(folder))
+        return _timed(lambda: pages.runs(folder, request.query_params))
 
     def page(request: Request) -> Response:
-        run = _run(folder, request)
-        show = by_name.get(request.path_params.get("page", ""))
+        run, query = _run(folder, request), request.query_params
+        name = request.path_params.get("page", "")
+        show = by_name.get(name)
         if show is None:
             raise NotFound("There is no such page.")
-        return HTMLResponse(show(run, ServerLinks(run=run.name), request.query_params))
+        return _timed(lambda: None if query.get("seen") and query["seen"] == run.mark() else show(run, ServerLinks(run=run.name), query))
 
     def live(request: Request) -> Response:
         run = _run(folder, request)
-        html = pages.live(run, ServerLinks(run=run.name), request.query_params)
-        return Response(status_code=204) if html is None else HTMLResponse(html)
+        return _timed(lambda: pages.live(run, ServerLinks(run=run.name), request.query_params))
 
     def flags(request: Request) -> Response:
         run = _run(folder, request)
-        return HTMLResponse(pages.flags(run, ServerLinks(run=run.name)))
+        return _timed(lambda: pages.flags(run, ServerLinks(run=run.name)))
 
     def text(request: Request) -> Response:
         index = request.query_params.get("message", "")
@@ -99,6 +100,17 @@ def _run(folder: RunsFolder, request: Request) -> OpenRun:
     if run is None:
         raise NotFound(f"There is no run {request.path_params['run']!r} in {folder.place}.")
     return run
+
+
+def _timed(show: Callable[[], str | None]) -> Response:
+    """A page, or no content when there is nothing new, with the processor time it took: open pages ask the more seldom the dearer it is.
+
+    Requests beside it count, too, and so the time is never too small.
+    """
+    begun = time.process_time()
+    html = show()
+    spent = {"server-timing": f"cpu;dur={1000 * (time.process_time() - begun):.1f}"}
+    return Response(status_code=204, headers=spent) if html is None else HTMLResponse(html, headers=spent)
 
 
 def _download(text: str, name: str) -> Response:

@@ -7,13 +7,15 @@ from typing import Any
 
 from rl.view.groups import contrast_groups
 from rl.view.links import BundleLinks, Links
-from rl.view.listing import Filters, listed
+from rl.view.listing import Filters, drop_counts, listed
 from rl.view.open_run import OpenRun
 from rl.view.pages import Pages
 from rl.view.render import HERE
 
 _CONTRASTS = 20
 """Groups with winners and losers that go along, besides those of the newest rollouts."""
+_DROPPED = 10
+"""Newest rollouts of each drop reason that go along."""
 _TIMELINES = 20
 """Newest training steps whose timelines go along."""
 
@@ -42,13 +44,15 @@ def export_run(root: Path, *, out: Path, rollouts: int) -> Mapping[str, int]:
 
 
 def _write_pages(run: OpenRun, folder: Path, *, rollouts: int) -> Mapping[str, int]:
-    newest = listed(run, Filters(), offset=0, limit=rollouts)
+    newest = listed(run, Filters(), offset=0, limit=rollouts).rows
     contrasts = contrast_groups(run, limit=_CONTRASTS)
-    ids = [str(row["rollout_id"]) for row in newest]
+    dropped = {reason: listed(run, Filters(drop=reason), offset=0, limit=_DROPPED).rows for reason in drop_counts(run)}
+    shown = [*newest, *(row for rows in dropped.values() for row in rows)]
     links = BundleLinks(
-        rollouts=_files("rollout", ids),
-        groups=_files("group", [str(row["group_id"]) for row in (*contrasts, *newest)]),
-        tasks=_files("task", [str(row["task_id"]) for row in newest]),
+        rollouts=_files("rollout", [str(row["rollout_id"]) for row in shown]),
+        groups=_files("group", [str(row["group_id"]) for row in (*contrasts, *shown)]),
+        tasks=_files("task", [str(row["task_id"]) for row in shown]),
+        drops=_files("dropped", list(dropped)),
         timelines=_files("timeline", [str(step.step) for step in reversed(run.metrics().steps[-_TIMELINES:])]),
     )
     pages = Pages()
@@ -58,7 +62,10 @@ def _write_pages(run: OpenRun, folder: Path, *, rollouts: int) -> Mapping[str, i
             (folder / name).write_text(show(run, links, {"id": one}), encoding="utf-8")
 
     (folder / "index.html").write_text(pages.overview(run, links, {}), encoding="utf-8")
-    (folder / "rollouts.html").write_text(pages.newest_rollouts(run, links, newest), encoding="utf-8")
+    (folder / "rollouts.html").write_text(pages.newest_rollouts(run, links, newest, drops=list(dropped)), encoding="utf-8")
+    for reason, rows in dropped.items():
+        html = pages.newest_rollouts(run, links, rows, drops=list(dropped), drop=reason)
+        (folder / links.drops[reason]).write_text(html, encoding="utf-8")
     (folder / "contrast.html").write_text(pages.contrast_of(run, links, contrasts), encoding="utf-8")
     (folder / "service.html").write_text(pages.service(run, links, {}), encoding="utf-8")
     write(links.rollouts, pages.rollout)

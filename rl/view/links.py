@@ -74,6 +74,8 @@ class BundleLinks:
     """Rollout id: file."""
     groups: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
+    drops: Mapping[str, str] = field(default_factory=dict)
+    """Drop reason: file with rollouts that were dropped so."""
     timelines: Mapping[str, str] = field(default_factory=dict)
     """Training step: file; the newest first."""
 
@@ -92,6 +94,8 @@ class BundleLinks:
             return self.groups.get(str(query.get("id")))
         if name == "task":
             return self.tasks.get(str(query.get("id")))
+        if name == "rollouts" and query:  # of all filters a bundle has the drop reasons only
+            return self.drops.get(str(query.get("drop"))) if set(query) == {"drop"} else None
         if name == "timeline":
             return self.timelines.get(str(query["step"])) if "step" in query else next(iter(self.timelines.values()), None)
         pages = {"overview": "index.html", "rollouts": "rollouts.html", "contrast": "contrast.html", "service": "service.html"}

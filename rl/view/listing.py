@@ -11,11 +11,14 @@ PAGE_ROWS = 50
 _LAST_PAGE = 2000
 """Further pages would make the database sort everything; filters lead there faster."""
 SORTS = ("started", "reward", "sampled_tokens", "n_turns", "dispatch_version", "rollout_id", "advantage")
-_CHOICES = ("split", "source", "env", "status", "stop", "flag")
+_CHOICES = ("split", "source", "env", "status", "stop", "flag", "drop")
 _COLUMNS = (
-    "rollout_id, group_id, sample_index, task_id, source, env, split, status, stop_reason, error_type, n_turns, sampled_tokens, "
-    "reward, dispatch_version, started, flags, preview"
+    "rollout_id, group_id, task_id, source, env, split, status, stop_reason, error_type, n_turns, sampled_tokens, "
+    "reward, dispatch_version, flags, preview, learnt.advantage, learnt.drop_reason"
 )
+_TIES = "group_index, sample_index, rollout_id"
+"""Rollouts that the chosen order takes for equal come in that of their groups, sample 2 before sample 10."""
+_LEARNT = "SELECT rollout_id, any_value(advantage) AS advantage, any_value(drop_reason) AS drop_reason FROM learner"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +31,8 @@ class Filters:
     status: str = ""
     stop: str = ""
     flag: str = ""
+    drop: str = ""
+    """Why the learner did not train on it."""
     task: str = ""
     vmin: int | None = None
     """First policy version when the rollout was started."""
@@ -79,22 +84,55 @@ def read_filters(query: Mapping[str, str]) -> Filters:
     )
 
 
-def listed(run: OpenRun, filters: Filters, *, offset: int | None = None, limit: int = PAGE_ROWS) -> list[Row]:
-    """The rows of the page, or `limit` rows from `offset` of the same list. Raises QueryError."""
-    where, parameters = _where(filters)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """A part of the filtered list."""
+
+    rows: Sequence[Row]
+    """Columns of `rollouts`, with what the learner did: `advantage`, or `drop_reason`."""
+    total: int
+    """Rollouts that the filters keep."""
+
+
+def listed(run: OpenRun, filters: Filters, *, offset: int | None = None, limit: int = PAGE_ROWS) -> Listing:
+    """The page, or `limit` rows from `offset` of the same list. Raises QueryError.
+
+    The texts that a filter searches are read once: what it keeps is counted and ordered by narrow columns, and only the rows of the
+    page are looked up again for the others.
+    """
+    found, parameters = _found(filters)
     start = (filters.page - 1) * PAGE_ROWS if offset is None else offset
-    learned = ""
-    if filters.sort == "advantage":
-        learned = " JOIN (SELECT rollout_id, any_value(advantage) AS advantage FROM learner WHERE admitted GROUP BY 1) USING (rollout_id)"
-    order = f"{filters.sort} {'ASC' if filters.up else 'DESC'} NULLS LAST, rollout_id"
-    sql = f"SELECT {_COLUMNS} FROM rollouts{learned}{where} ORDER BY {order} LIMIT {limit} OFFSET {start}"
-    return run.rows(sql, parameters)
+    rows = run.rows(
+        f"WITH found AS MATERIALIZED ({found}), "
+        f"top AS MATERIALIZED (SELECT rollout_id, sort_key FROM found ORDER BY {_order(filters)} LIMIT {limit} OFFSET {start}), "
+        f"learnt AS ({_LEARNT} WHERE rollout_id IN (SELECT rollout_id FROM top) GROUP BY rollout_id), "
+        f"shown AS (SELECT {_COLUMNS}, group_index, sample_index, sort_key FROM rollouts JOIN top USING (rollout_id) "
+        "LEFT JOIN learnt USING (rollout_id)) "
+        f"SELECT shown.*, total FROM (SELECT count(*) AS total FROM found) LEFT JOIN shown ON true ORDER BY {_order(filters)}",
+        parameters,
+        limit=max(1, limit),
+    )
+    return Listing(rows=[row for row in rows if row["rollout_id"] is not None], total=rows[0]["total"])
 
 
-def matching(run: OpenRun, filters: Filters) -> int:
-    """How many rollouts the filters keep. Raises QueryError."""
+def place_of(run: OpenRun, filters: Filters, rollout_id: str) -> int | None:
+    """Where in the list a rollout stands, from 0; None when the filters leave it out. Raises QueryError."""
+    found, parameters = _found(filters)
+    places = f"SELECT rollout_id, row_number() OVER (ORDER BY {_order(filters)}) - 1 AS place FROM ({found})"
+    rows = run.page(f"SELECT place FROM ({places}) WHERE rollout_id = ?", (*parameters, rollout_id), limit=1).rows
+    return int(rows[0][0]) if rows else None
+
+
+def _found(filters: Filters) -> tuple[str, Sequence[Any]]:
+    """What the filters keep, with the keys of its order alone."""
     where, parameters = _where(filters)
-    return int(run.page(f"SELECT count(*) FROM rollouts{where}", parameters).rows[0][0])
+    learnt = f" LEFT JOIN ({_LEARNT} WHERE admitted GROUP BY rollout_id) USING (rollout_id)" if filters.sort == "advantage" else ""
+    key = "group_id" if filters.sort == "rollout_id" else filters.sort
+    return f"SELECT {_TIES}, {key} AS sort_key FROM rollouts{learnt}{where}", parameters
+
+
+def _order(filters: Filters) -> str:
+    return f"sort_key {'ASC' if filters.up else 'DESC'} NULLS LAST, {_TIES}"
 
 
 def choices(run: OpenRun) -> dict[str, list[str]]:
@@ -109,7 +147,14 @@ def choices(run: OpenRun) -> dict[str, list[str]]:
         found[name] = sorted(counts, key=lambda value: (-counts[value], value))
     flags = run.page("SELECT unnest(flags) AS flag, count(*) AS n FROM rollouts GROUP BY 1 ORDER BY n DESC, 1")
     found["flag"] = [str(row[0]) for row in flags.rows]
+    found["drop"] = list(drop_counts(run))
     return found
+
+
+def drop_counts(run: OpenRun) -> dict[str, int]:
+    """Why rollouts were not trained on, and how many; most frequent first. Raises QueryError."""
+    sql = "SELECT drop_reason, count(*) AS n FROM learner WHERE drop_reason IS NOT NULL GROUP BY 1 ORDER BY n DESC, 1"
+    return {str(reason): int(n) for reason, n in run.page(sql).rows}
 
 
 def _where(filters: Filters) -> tuple[str, Sequence[Any]]:
@@ -121,6 +166,8 @@ def _where(filters: Filters) -> tuple[str, Sequence[Any]]:
             terms.append((f"{column} = ?", (value,)))
     if filters.flag:
         terms.append(("list_contains(flags, ?)", (filters.flag,)))
+    if filters.drop:
+        terms.append(("rollout_id IN (SELECT rollout_id FROM learner WHERE drop_reason = ?)", (filters.drop,)))
     bounds = (
         ("dispatch_version >= ?", filters.vmin),
         ("dispatch_version <= ?", filters.vmax),

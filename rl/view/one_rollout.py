@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from rl.view.listing import listed, read_filters
+from rl.view.listing import Filters, listed, place_of, read_filters
 from rl.view.open_run import OpenRun, Row
 from rl.view.render import CUT_CHARS
 
@@ -99,16 +99,24 @@ def message_text(run: OpenRun, rollout_id: str, message_index: int) -> str | Non
 
 
 def neighbours(run: OpenRun, record: RolloutRecord, query: Mapping[str, str]) -> Neighbours:
-    """By the list that the reader came from (`list`, `at` in the URL), else by the group."""
+    """By the list that the reader came from (`list`, `at` in the URL), else by the group. Raises QueryError, ValueError for `list`."""
+    own = record.row["rollout_id"]
     if query.get("list") is not None and query.get("at", "").isdecimal():
-        at = int(query["at"])
         filters = read_filters(dict(parse_qsl(query["list"])))
-        start = max(0, at - 1)
-        ids = [row["rollout_id"] for row in listed(run, filters, offset=start, limit=3)]
-        here = at - start
-        before = ids[here - 1] if here and here <= len(ids) else None
-        after = ids[here + 1] if here + 1 < len(ids) else None
-        return Neighbours(previous=before, next=after, previous_at=at - 1, next_at=at + 1)
-    ids = [row["rollout_id"] for row in record.group]
-    here = ids.index(record.row["rollout_id"]) if record.row["rollout_id"] in ids else 0
-    return Neighbours(previous=ids[here - 1] if here else None, next=ids[here + 1] if here + 1 < len(ids) else None)
+        at: int | None = int(query["at"])
+        ids = _around(run, filters, at)
+        if ids[1] != own:  # the list of a run that goes on has moved since
+            at = place_of(run, filters, own)
+            ids = (None, own, None) if at is None else _around(run, filters, at)
+        if at is not None:
+            return Neighbours(previous=ids[0], next=ids[2], previous_at=at - 1, next_at=at + 1)
+    group = [None, *(row["rollout_id"] for row in record.group), None]
+    here = group.index(own)
+    return Neighbours(previous=group[here - 1], next=group[here + 1])
+
+
+def _around(run: OpenRun, filters: Filters, at: int) -> tuple[str | None, str | None, str | None]:
+    """The rollouts before, at and after a place of a list; None beyond its ends."""
+    ids = [row["rollout_id"] for row in listed(run, filters, offset=max(0, at - 1), limit=3 if at else 2).rows]
+    before, here, after, *_ = [*([] if at else [None]), *ids, None, None, None]
+    return before, here, after

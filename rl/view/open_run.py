@@ -1,5 +1,6 @@
 """Runs as the viewer holds them open: found by name, their metrics followed, their log opened again when it has grown."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Sequence
@@ -35,6 +36,11 @@ class Standing:
     """Training steps done."""
     total_steps: int | None
     """As configured; None when the configuration cannot be read."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run goes on."""
+        return self.state is RunState.LIVE
 
     @property
     def word(self) -> str:
@@ -117,6 +123,16 @@ class OpenRun:
             self._log, self._log_mark, self._log_opened = RunLog(self.root), mark, now
             return self._log
 
+    def mark(self) -> str:
+        """Changes with what pages that read the log show: its rows, and whether the run goes on. Raises QueryError."""
+        with self._lock:
+            self.log()
+            return digest(self._log_mark, self.state().word)
+
+    def written(self) -> str:
+        """Changes when something was written to the log; nothing is opened."""
+        return digest(self._mark())
+
     def _mark(self) -> tuple[tuple[str, int, int], ...]:
         """Changes when something was written to the log."""
         stats = [(path.name, path.stat()) for path in (*self._manifests(), self._paths.metrics) if path.exists()]
@@ -166,6 +182,11 @@ def _run_folders(folder: Path) -> list[Path]:
 def _modified(root: Path) -> float:
     paths = RunPaths(root=root)
     return max((path.stat().st_mtime for path in (paths.metrics, paths.identity) if path.exists()), default=0.0)
+
+
+def digest(*values: object) -> str:
+    """A short mark of plain values."""
+    return hashlib.blake2s(repr(values).encode(), digest_size=8).hexdigest()
 
 
 def _size(path: Path) -> int:

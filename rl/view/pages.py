@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rl.log.compare import TokenCount, compare_runs
-from rl.log.metrics import EvalMetrics, Metrics, RunFlag
+from rl.log.metrics import Metrics, RunFlag
 from rl.log.query import QueryError
 from rl.log.views import VIEWS
 from rl.view import groups, listing, one_rollout, service, sql_box, tasks, timeline, tokens
 from rl.view.curves import curves, mark
-from rl.view.health import RecentRollouts, findings, recent_rollouts
+from rl.view.health import WINDOW, RecentRollouts, findings, recent_rollouts
 from rl.view.links import Links, ServerLinks
 from rl.view.open_run import OpenRun, RunsFolder
 from rl.view.render import CUT_CHARS, environment
+from rl.view.run_lines import RECOUNT_SECONDS, FlagMemory, latest_drops, lines, lines_mark, newest
 
 Query = Mapping[str, str]
 LIVE_SECONDS = 3
 """Between two looks of an open page."""
-_RECOUNT_SECONDS = 30.0
 _LISTED = 100
 """Rows of the lists of groups and tasks."""
 
@@ -36,15 +36,21 @@ class Pages:
         self._env = environment()
         self._texts = tokens.TokenTexts()
         self._recent: dict[str, tuple[float, RecentRollouts | None]] = {}
+        self._flags = FlagMemory()
 
     def render(self, template: str, *, links: Links, **values: Any) -> str:
         """Any template with the names that all of them use."""
         return self._env.get_template(template).render(links=links, **values)
 
-    def runs(self, folder: RunsFolder) -> str:
-        """The list of runs."""
-        rows = [_run_row(run) for run in folder.runs()]
-        return self.render("runs.html", links=ServerLinks(), rows=rows, place=folder.place, title="Runs")
+    def runs(self, folder: RunsFolder, query: Query) -> str | None:
+        """The list of runs; None when it is as it was at the mark `seen`."""
+        mark = lines_mark(folder)
+        if query.get("seen") == mark:
+            return None
+        rows = lines(folder, self._flags)
+        return self.render(
+            "runs.html", links=ServerLinks(), rows=rows, place=folder.place, title="Runs", mark=mark, live_seconds=LIVE_SECONDS
+        )
 
     def overview(self, run: OpenRun, links: Links, query: Query) -> str:
         """Curves and health."""
@@ -60,8 +66,7 @@ class Pages:
 
     def flags(self, run: OpenRun, links: Links) -> str:
         """The most frequent flags of a run, for its line in the list of runs."""
-        rows = run.page("SELECT name, sum(count)::BIGINT AS n FROM flags GROUP BY name ORDER BY n DESC, name", limit=3)
-        return self.render("flags.html", links=links, rows=rows.rows, more=rows.more)
+        return self.render("flags.html", links=links, run=run, flags=self._flags.count(run))
 
     def _live_values(self, run: OpenRun, seen: str) -> dict[str, Any]:
         metrics, state = run.metrics(), run.state()
@@ -70,7 +75,9 @@ class Pages:
             "metrics": metrics,
             "run_flags": _latest_flags(metrics),
             "last": metrics.steps[-1] if metrics.steps else None,
-            "held_out": _newest(metrics),
+            "held_out": newest(metrics),
+            "drops": latest_drops(metrics),
+            "window": WINDOW,
             "findings": findings(metrics, state=state, recent=self._recent_rollouts(run, metrics)),
             "mark": mark(metrics),
             "curves": curves(metrics, seen=seen),
@@ -80,7 +87,7 @@ class Pages:
     def _recent_rollouts(self, run: OpenRun, metrics: Metrics) -> RecentRollouts | None:
         """As of half a minute ago at most: counting reads the log, which every open page would ask for with every step."""
         known = self._recent.get(run.name)
-        if known is None or time.monotonic() > known[0] + _RECOUNT_SECONDS:
+        if known is None or time.monotonic() > known[0] + RECOUNT_SECONDS:
             try:
                 counts = recent_rollouts(run, metrics)
             except QueryError:
@@ -90,9 +97,8 @@ class Pages:
 
     def rollouts(self, run: OpenRun, links: Links, query: Query) -> str:
         """The filtered list."""
-        filters = listing.read_filters(query)
-        rows = listing.listed(run, filters)
-        total = listing.matching(run, filters)
+        filters, mark = listing.read_filters(query), _list_mark(run, links)
+        found = listing.listed(run, filters)
         return self._page(
             "rollouts.html",
             run,
@@ -100,17 +106,21 @@ class Pages:
             title="Rollouts",
             tab="rollouts",
             filters=filters,
-            rows=rows,
-            total=total,
+            rows=found.rows,
+            total=found.total,
+            mark=mark,
             choices=listing.choices(run),
             sorts=listing.SORTS,
             first=(filters.page - 1) * listing.PAGE_ROWS,
-            pages=max(1, math.ceil(total / listing.PAGE_ROWS)),
+            pages=max(1, math.ceil(found.total / listing.PAGE_ROWS)),
         )
 
-    def newest_rollouts(self, run: OpenRun, links: Links, rows: Sequence[Mapping[str, Any]]) -> str:
-        """The list of an exported bundle."""
-        return self._page("rollouts_newest.html", run, links, title="Rollouts", tab="rollouts", rows=rows, first=0)
+    def newest_rollouts(
+        self, run: OpenRun, links: Links, rows: Sequence[Mapping[str, Any]], *, drops: Sequence[str], drop: str = ""
+    ) -> str:
+        """A list of an exported bundle: the newest rollouts of all, or those that were dropped as `drop`, of the reasons `drops`."""
+        title = f"Rollouts dropped as {drop}" if drop else "Newest rollouts"
+        return self._page("rollouts_newest.html", run, links, title=title, tab="rollouts", rows=rows, first=0, drops=drops, drop=drop)
 
     def rollout(self, run: OpenRun, links: Links, query: Query) -> str:
         """One rollout."""
@@ -138,11 +148,12 @@ class Pages:
 
     def contrast(self, run: OpenRun, links: Links, query: Query) -> str:
         """Groups with winners and losers."""
-        return self.contrast_of(run, links, groups.contrast_groups(run, limit=_LISTED))
+        mark = _list_mark(run, links)
+        return self.contrast_of(run, links, groups.contrast_groups(run, limit=_LISTED), mark=mark)
 
-    def contrast_of(self, run: OpenRun, links: Links, rows: Sequence[Mapping[str, Any]]) -> str:
+    def contrast_of(self, run: OpenRun, links: Links, rows: Sequence[Mapping[str, Any]], *, mark: str = "") -> str:
         """The same of groups that are known."""
-        return self._page("contrast.html", run, links, title="Contrast", tab="contrast", rows=rows, most=_LISTED)
+        return self._page("contrast.html", run, links, title="Contrast", tab="contrast", rows=rows, most=_LISTED, mark=mark)
 
     def group(self, run: OpenRun, links: Links, query: Query) -> str:
         """One group, a winner beside a loser."""
@@ -157,10 +168,19 @@ class Pages:
 
     def tasks(self, run: OpenRun, links: Links, query: Query) -> str:
         """The list of tasks."""
-        sort, text = query.get("sort") or "newest", query.get("text", "").strip()
-        rows = tasks.task_list(run, text=text, sort=sort, limit=_LISTED)
+        sort, text, mark = query.get("sort") or "newest", query.get("text", "").strip(), _list_mark(run, links)
         return self._page(
-            "tasks.html", run, links, title="Tasks", tab="tasks", rows=rows, sort=sort, sorts=list(tasks.SORTS), text=text, most=_LISTED
+            "tasks.html",
+            run,
+            links,
+            title="Tasks",
+            tab="tasks",
+            rows=tasks.task_list(run, text=text, sort=sort, limit=_LISTED),
+            sort=sort,
+            sorts=list(tasks.SORTS),
+            text=text,
+            most=_LISTED,
+            mark=mark,
         )
 
     def task(self, run: OpenRun, links: Links, query: Query) -> str:
@@ -184,9 +204,9 @@ class Pages:
         )
 
     def timeline(self, run: OpenRun, links: Links, query: Query) -> str:
-        """The spans of one training step, by default the last."""
+        """The spans of one training step, by default the last that has some: they are written a little later than its metrics."""
         metrics = run.metrics()
-        last = metrics.steps[-1].step if metrics.steps else 0
+        last = timeline.newest_step(run, metrics)
         text = query.get("step", "") or str(last)
         if not text.isdecimal():
             raise ValueError(f"step={text}: give the number of a training step")
@@ -245,33 +265,12 @@ class Pages:
             problems = list(run.problems)
         except QueryError as error:
             problems = [str(error)]
-        return self.render(template, links=links, run=run, problems=problems, **values)
+        return self.render(template, links=links, run=run, problems=problems, **{"live_seconds": LIVE_SECONDS, **values})
 
 
-def _run_row(run: OpenRun) -> dict[str, Any]:
-    """What the list of runs shows of one; a damaged run is named, not fatal."""
-    try:
-        metrics, state = run.metrics(), run.state()
-    except (ValueError, OSError) as error:
-        return {"run": run, "error": str(error)}
-    recent = metrics.steps[-20:]
-    lost = sum(count for step in recent for count in step.drops.values())
-    return {
-        "run": run,
-        "error": "",
-        "state": state,
-        "last": metrics.steps[-1] if metrics.steps else None,
-        "reward": [step.reward_mean for step in metrics.steps],
-        "length": [step.response_length for step in metrics.steps],
-        "held_out": _newest(metrics),
-        "drops": lost,
-        "findings": [one for one in findings(metrics, state=state, recent=None) if one.level != "note"],
-    }
-
-
-def _newest(metrics: Metrics) -> list[EvalMetrics]:
-    """The last evaluation of each task source."""
-    return list({line.source: line for line in metrics.evals}.values())
+def _list_mark(run: OpenRun, links: Links) -> str:
+    """What a list that refreshes itself must know before it is read; empty where nothing more will come."""
+    return run.mark() if links.is_live and run.state().is_live else ""
 
 
 def _latest_flags(metrics: Metrics) -> list[tuple[RunFlag, int]]:

@@ -54,6 +54,13 @@ class Timeline:
     """Spans that were not drawn: there are too many, or too many at a time."""
 
 
+def newest_step(run: OpenRun, metrics: Metrics) -> int:
+    """The last training step that ended and has spans; without any the last that ended, 0 before the first. Raises QueryError."""
+    last = metrics.steps[-1].step if metrics.steps else 0
+    ((found,),) = run.page("SELECT max(train_step) FROM spans WHERE train_step <= ?", (last,)).rows
+    return last if found is None else int(found)
+
+
 def step_timeline(run: OpenRun, step: int, metrics: Metrics) -> Timeline | None:
     """All actors while the loop was at training step `step`; None without its spans. Raises QueryError."""
     bounds = "SELECT min(started), max(ended) FROM spans WHERE dispatch_version = ? AND train_step = ?"

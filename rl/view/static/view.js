@@ -1,17 +1,24 @@
-// Keys, theme, help, and the heartbeat of live parts. Every page works without this file, but for keys and refresh.
+// Keys, theme and help. Every page works without this file, but for keys.
 "use strict";
 
 (() => {
-  const rowsOf = () => [...document.querySelectorAll("tr[data-href]")];
-  let here = -1;
+  const picked = () => document.querySelector("tr.here");
 
   function pick(step) {
-    const rows = rowsOf();
+    const rows = [...document.querySelectorAll("tr[data-href]")];
     if (!rows.length) return;
-    rows[here]?.classList.remove("here");
-    here = Math.max(0, Math.min(rows.length - 1, here + step));
-    rows[here].classList.add("here");
-    rows[here].scrollIntoView({ block: "nearest" });
+    const at = rows.indexOf(document.activeElement.closest("tr[data-href]") ?? picked());
+    picked()?.classList.remove("here");
+    const row = rows[Math.max(0, Math.min(rows.length - 1, at + step))];
+    row.classList.add("here");
+    const links = [...row.querySelectorAll("a")];
+    (links.find((link) => link.getAttribute("href") === row.dataset.href) ?? links[0])?.focus({ preventScroll: true });
+    row.scrollIntoView({ block: "nearest" });
+  }
+
+  function letGo() {
+    picked()?.classList.remove("here");
+    if (document.activeElement.closest("tr[data-href]")) document.activeElement.blur();
   }
 
   function switchTheme() {
@@ -58,13 +65,15 @@
     const actions = {
       j: () => pick(1),
       k: () => pick(-1),
-      Enter: () => rowsOf()[here] && (location.href = rowsOf()[here].dataset.href),
+      Enter: () => picked() && (location.href = picked().dataset.href),
+      Escape: letGo,
       t: switchTheme,
       "?": toggleHelp,
       u: up,
       "/": () => document.querySelector("[data-search]")?.focus(),
     };
     if (event.key === "Enter" && event.target.closest?.("a, button, summary")) return;
+    if (document.getElementById("help").open && event.key !== "?") return;
     if (actions[event.key]) {
       event.preventDefault();
       actions[event.key]();
@@ -88,18 +97,7 @@
   document.addEventListener("htmx:configRequest", (event) => {
     for (const [name, value] of [...event.detail.formData.entries()]) if (value === "") event.detail.formData.delete(name);
   });
-  document.addEventListener("htmx:afterSwap", () => {
-    here = -1;
-  });
   document.addEventListener("submit", (event) => {
     for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true;
   });
-
-  // Live parts are asked for only while someone can see them.
-  function beat() {
-    const live = document.querySelector("[data-live]");
-    if (live && !document.hidden && window.htmx) window.htmx.trigger(live, "tick");
-  }
-  const first = document.querySelector("[data-live]");
-  if (first) setInterval(beat, 1000 * Number(first.dataset.live));
 })();

@@ -1,0 +1,102 @@
+// The part of a page that looks for news by itself, #results of a list or #live of the overview: when it asks, and what it leaves alone.
+// It asks only while someone can see it, and so seldom that the server spends at most a hundredth of a core on it. A refresh takes
+// nothing away: the row where the reader is stays where it is on the screen, and if it would leave the list, the list waits.
+"use strict";
+
+(() => {
+  const SHARE = 0.01;
+  const WHY = {
+    live: "This page looks for news by itself. Pause it (p)",
+    held: "The list waits, because it would take away the row where you are, or text that is marked. Esc lets go of a row",
+    paused: "Paused. Look for news again (p)",
+    "no answer": "The viewer does not answer: is rl view still running?",
+  };
+  const button = document.getElementById("beat");
+  const livePart = () => document.querySelector("[data-live]");
+  let paused = false;
+  let asked = performance.now();
+  let cost = 0; // milliseconds of the server's processor time that the answer took
+  let kept = null; // what the swap under way must put back
+
+  function tell(state) {
+    button.hidden = livePart() === null;
+    if (button.dataset.state === state) return;
+    button.dataset.state = state;
+    button.title = WHY[state];
+    button.firstElementChild.className = `status status-${state === "live" ? "live" : "other"}`;
+    button.firstElementChild.textContent = state;
+  }
+
+  const isMarked = (part) => !getSelection().isCollapsed && part.contains(getSelection().anchorNode);
+
+  function beat() {
+    const part = livePart();
+    if (!part) tell("paused");
+    else if (paused || document.hidden) tell("paused");
+    else if (isMarked(part)) tell("held");
+    else if (performance.now() >= asked + Math.max(1000 * Number(part.dataset.live), cost / SHARE)) {
+      asked = performance.now();
+      htmx.trigger(part, "tick");
+    } else if (button.dataset.state === "paused") tell("live");
+  }
+
+  function pause() {
+    paused = !paused;
+    if (!paused) asked = -Infinity;
+    beat();
+  }
+
+  // The row where the reader is: the one that is picked, or else the first in sight once the beginning of the list is not.
+  function anchor(part) {
+    const rows = [...part.querySelectorAll("tr[data-row]")];
+    const own = document.activeElement.closest("tr[data-row]") ?? part.querySelector("tr.here");
+    if (own && part.contains(own)) return own;
+    if (!rows.length || rows[0].getBoundingClientRect().top >= 0) return null;
+    return rows.find((row) => row.getBoundingClientRect().bottom > 0) ?? rows.at(-1);
+  }
+
+  const rowCalled = (within, name) => [...within.querySelectorAll("tr[data-row]")].find((row) => row.dataset.row === name);
+
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { target, elt, shouldSwap, serverResponse } = event.detail;
+    kept = null;
+    if (!shouldSwap || elt !== target || !target.matches("[data-live]")) return;
+    const row = anchor(target);
+    if (!row) return;
+    if (!rowCalled(new DOMParser().parseFromString(serverResponse, "text/html"), row.dataset.row)) {
+      event.detail.shouldSwap = false;
+      tell("held");
+      return;
+    }
+    const focused = [...row.querySelectorAll("a")].indexOf(document.activeElement);
+    kept = { name: row.dataset.row, top: row.getBoundingClientRect().top, isPicked: row.classList.contains("here"), focused };
+  });
+
+  document.addEventListener("htmx:afterSwap", () => {
+    const row = kept && rowCalled(document, kept.name);
+    if (!row) return;
+    row.classList.toggle("here", kept.isPicked);
+    if (kept.focused >= 0) row.querySelectorAll("a")[kept.focused]?.focus({ preventScroll: true });
+    scrollBy({ top: row.getBoundingClientRect().top - kept.top, behavior: "instant" });
+    kept = null;
+  });
+
+  document.addEventListener("htmx:afterRequest", (event) => {
+    const { xhr, elt } = event.detail;
+    if (!elt.matches("[data-live]")) return;
+    cost = Number(/cpu;dur=([\d.]+)/.exec(xhr.getResponseHeader("server-timing") ?? "")?.[1] ?? 0);
+    if (xhr.status === 204) tell("live");
+  });
+  document.addEventListener("htmx:afterSettle", () => paused || document.hidden || tell("live"));
+  document.addEventListener("htmx:sendError", () => tell("no answer"));
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) asked = -Infinity;
+    beat();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "p" && !event.ctrlKey && !event.metaKey && !event.altKey && !event.target.closest?.("input, textarea, select")) pause();
+  });
+  button.addEventListener("click", pause);
+  tell("live");
+  setInterval(beat, 500);
+})();

@@ -1,0 +1,147 @@
+"""Lists of the viewer by HTTP: filters, order, places, and what a list that refreshes itself is sent."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rl.log.metrics import MetricsWriter
+from rl.log.runs import RunPaths
+from rl.log.writer import RolloutWriter
+from tests.log_fakes import make_group, make_metrics
+from tests.view_run import HOSTILE_RUN, STEPS, Server, at, make_run, runs, server, serving
+
+__all__ = ["runs", "server"]
+
+FIRST = "00000000-0"
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("status=infra&vmax=1", {"00000000-3", "00000001-3"}),
+        ("status=ok&vmin=3", {"00000003-0", "00000004-0"}),
+        ("rmin=0.5&vmax=0", {FIRST}),
+        ("rmax=-0.1&vmin=4", {"00000004-1", "00000004-2"}),
+        ("task=task-2&status=ok", {"00000002-0"}),
+        ("text=NO+IDEA&vmax=0", {"00000000-2"}),
+        ("messages=Was+5&vmax=0", {"00000000-1"}),
+        ("text=%25", set()),
+        ("text='+OR+1%3D1+--", set()),
+        ("split=heldout", set()),
+        ("drop=infra&vmax=1", {"00000000-3", "00000001-3"}),
+        ("drop=left_out&vmin=4", {"00000004-2"}),
+        ("drop=stale", set()),
+    ],
+)
+def test_filters(server: Server, query: str, ids: set[str]) -> None:
+    page = server.page(at(HOSTILE_RUN, "rollouts") + "?" + query)
+    assert set(re.findall(r'<a class="id"[^>]*>([^<]+)</a>', page)) == ids
+    assert ids or "No rollout matches" in page
+
+
+def test_what_the_learner_did_can_be_chosen_and_is_told(server: Server) -> None:
+    page = server.page(at(HOSTILE_RUN, "rollouts"))
+    select = re.search(r'<select name="drop">(.*?)</select>', page)[1]
+    assert re.findall(r'value="([^"]*)"', select) == ["", "infra", "left_out"]
+    row = re.compile(r'<tr data-row="(00000003-\d)".*?</tr>', re.S)
+    rows = {match[1]: match[0] for match in row.finditer(page)}
+    assert "+0.750" in rows["00000003-0"] and "infra" not in rows["00000003-0"]
+    assert "left_out" in rows["00000003-2"]
+    chosen = server.page(at(HOSTILE_RUN, "rollouts", drop="left_out"))
+    assert "<strong>5</strong> rollouts" in chosen
+    assert '<option value="left_out" selected>' in chosen
+    assert "drop=left_out" in re.search(r'href="\?([^"]*sort=reward[^"]*)"', chosen)[1]  # another order keeps the filter
+    assert f'href="{at(HOSTILE_RUN, "rollouts", drop="zero_variance")}">zero_variance</a> <span class="n">20</span>' in server.page(
+        at(HOSTILE_RUN)
+    )
+
+
+def test_samples_come_in_their_order_and_every_order_has_all_rollouts(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "runs" / "wide")
+    with RolloutWriter(root, run_id="wide", attempt=1, writer="w1", tokens=True) as writer:
+        writer.write_group(make_group(7, version=7, n=12))
+    with serving(tmp_path / "runs") as viewer:
+        newest = viewer.page(at("wide", "rollouts", task="task-7"))
+        assert re.findall(r'<a class="id"[^>]*>00000007-(\d+)</a>', newest) == [str(i) for i in range(12)]
+        by_advantage = viewer.page(at("wide", "rollouts", sort="advantage"))
+        assert len(re.findall(r'<a class="id"', by_advantage)) == 32
+        assert "<strong>32</strong>" in by_advantage
+        assert "<strong>32</strong>" in viewer.page(at("wide", "rollouts") + "?page=9")  # beyond the end the number is still told
+
+
+def test_neighbours_are_right_when_the_list_has_moved(server: Server) -> None:
+    """In a run that goes on, the newest rollouts push the others down."""
+    page = server.page(at(HOSTILE_RUN, "rollout", id="00000002-1", list="sort=rollout_id&up=1", at=2))
+    for side, rollout_id, place in (("prev", "00000002-0", 8), ("next", "00000002-2", 10)):
+        href = re.search(rf'href="([^"]+)" rel="{side}"', page)[1].replace("&amp;", "&")
+        assert f"id={rollout_id}&" in href and f"at={place}&" in href
+    alone = server.page(at(HOSTILE_RUN, "rollout", id="00000002-1", list="status=infra", at=0))
+    assert "id=00000002-2" in re.search(r'href="([^"]+)" rel="next"', alone)[1]  # not of that list: its group leads on
+
+
+def test_order_and_place_are_in_the_address(server: Server) -> None:
+    page = server.page(at(HOSTILE_RUN, "rollouts") + "?sort=rollout_id&up=1")
+    links = [link.replace("&amp;", "&") for link in re.findall(r'<a class="id" href="([^"]+)"', page)]
+    assert len(links) == 20
+    third = server.page(links[2])
+    hrefs = {side: re.search(rf'href="([^"]+)" rel="{side}"', third)[1].replace("&amp;", "&") for side in ("prev", "next")}
+    assert "id=00000000-1" in hrefs["prev"]
+    assert "id=00000000-3" in hrefs["next"]
+    over_the_edge = server.page(hrefs["next"])
+    assert "id=00000001-0" in re.search(r'href="([^"]+)" rel="next"', over_the_edge)[1]  # the list goes on where the group ends
+
+
+@pytest.mark.parametrize("query", ["vmin=soon", "rmax=high", "page=0", "page=nan", "sort=reward;drop", "list=vmin%3Dx&at=1&id=" + FIRST])
+def test_a_wrong_address_is_explained(server: Server, query: str) -> None:
+    answer = server.get(at(HOSTILE_RUN, "rollout" if "list" in query else "rollouts") + "?" + query)
+    assert answer.status == 400
+    assert query.split("=")[0].replace("list", "vmin") in answer.text
+
+
+@pytest.mark.parametrize("page", ["rollouts", "contrast", "tasks"])
+def test_a_list_is_sent_again_only_when_it_has_changed(tmp_path: Path, page: str) -> None:
+    root = make_run(tmp_path / "runs" / "live")
+    with serving(tmp_path / "runs") as server:
+        filters = {"rollouts": "status=ok&sort=reward", "contrast": "", "tasks": "text=task&sort=hardest"}[page]
+        refresh = re.search(r'id="results" data-live="3" hx-get="([^"]+)"', server.page(f"{at('live', page)}?{filters}"))[1].replace(
+            "&amp;", "&"
+        )
+        assert all(word in refresh for word in filters.split("&"))
+        same = server.get(refresh)
+        assert (same.status, same.text) == (204, "")
+        assert float(same.headers["server-timing"].removeprefix("cpu;dur=")) >= 0
+        process = Path(root / "alive.json")
+        process.write_text(process.read_text().replace('"ended": ""', '"ended": "finished"'))
+        last = server.page(refresh)
+        assert 'id="results"' in last and "data-live" not in last  # the run has ended: nothing more to look for
+
+
+def test_only_the_first_page_of_a_list_refreshes_itself(server: Server) -> None:
+    assert 'data-live="3"' in server.page(at(HOSTILE_RUN, "rollouts"))
+    assert "data-live" not in server.page(at(HOSTILE_RUN, "rollouts") + "?page=2")  # it would show other rollouts with every group
+
+
+def test_the_list_of_runs_follows_them(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    for name in ("b-live", "a-live"):
+        make_run(folder / name)
+    ended = make_run(folder / "c-ended")
+    alive = ended / "alive.json"
+    alive.write_text(alive.read_text().replace('"ended": ""', '"ended": "interrupted"'))
+    with serving(folder) as server:
+        page = server.page("/")
+        names = re.findall(r'<tr data-row="([^"]+)"', page)
+        assert names == ["a-live", "b-live", "c-ended"]
+        refresh = re.search(r'hx-get="(/\?seen=\w+)"', page)[1]
+        assert server.get(refresh).status == 204
+        assert page.count('/flags"') == 3
+        for name in names:
+            server.page(at(name, "flags"))
+        with MetricsWriter(RunPaths(root=folder / "b-live").metrics, attempt=2, restored_step=STEPS) as metrics:
+            metrics.step(make_metrics(STEPS + 1))
+        page = server.page(refresh)
+        assert re.findall(r'<tr data-row="([^"]+)"', page) == names  # those that go on keep their places
+        assert f'<td class="n">{STEPS + 1}<' in page
+        assert page.count('/flags"') == 0  # counted a moment ago
+        assert page.count(">none</span>") == 0 or "…" not in page
