@@ -155,6 +155,7 @@ def test_contrast_marks_the_token_where_they_part(server: Server) -> None:
     marks = re.findall(r"<mark[^>]*>([^<]*)</mark>", page)
     assert common == ["the sum ", "the sum "]
     assert marks == ["i", "w"]  # `is 4` against `was 5`
+    assert re.search(r"What was asked</summary>.*2\+2\?", page, re.S)
 
 
 def test_biography_goes_through_the_versions(server: Server) -> None:

@@ -61,6 +61,23 @@ def test_curves_are_drawn(server: Server, browser: Browser) -> None:
     assert browser.run("return document.querySelector('.chart .now').textContent.includes('step 45')")
 
 
+def test_curves_are_read_by_keyboard(server: Server, browser: Browser) -> None:
+    browser.size(*DESK)
+    browser.open(server.url + at(RUN))
+    browser.wait("return document.querySelectorAll('.chart canvas').length === 9")
+    browser.run("document.querySelector('.chart').focus()")
+    shown = "return [...document.querySelectorAll('.chart .now span')].map((now) => now.textContent)"
+    browser.keys(LEFT + LEFT)
+    assert set(browser.run(shown)) == {"step 43"}, "on all of them"
+    browser.keys(HOME + RIGHT)
+    assert set(browser.run(shown)) == {"step 2"}
+    browser.keys("++" + END)
+    assert browser.wait(shown)[0] == "step 5"  # the end of what is in sight: a quarter of all steps around step 2
+    browser.keys("0" + END)
+    assert browser.wait(shown)[0] == "step 45"
+    assert browser.focused_label().startswith("Mean reward")
+
+
 def test_the_keyboard_leads_everywhere(server: Server, browser: Browser) -> None:
     browser.size(*DESK)
     browser.open(server.url + at(RUN, "rollouts") + "?sort=rollout_id&up=1")
@@ -226,7 +243,20 @@ def test_a_live_page_grows_by_itself(tmp_path: Path, browser: Browser) -> None:
         browser.wait("return document.querySelectorAll('.chart canvas').length === 9")
         with MetricsWriter(root / "metrics.jsonl", attempt=2, restored_step=45) as metrics:
             metrics.step(make_metrics(46))
-        browser.wait("return document.querySelector('.chart .now').textContent.includes('step 46')")
+        now = "document.querySelector('.chart .now').textContent"
+        browser.wait(f"return {now}.includes('step 46')")
+        browser.run("document.querySelector('.chart').focus()")
+        browser.keys(HOME + END)
+        assert browser.run(f"return {now}").endswith("step 46")  # the new step is in sight
+        browser.keys(LEFT + LEFT + "+++" + END)
+        assert browser.wait(f"return {now}").endswith("step 45")
+        scrolled = browser.run("scrollTo(0, 200); return scrollY")
+        with MetricsWriter(root / "metrics.jsonl", attempt=3, restored_step=46) as metrics:
+            metrics.step(make_metrics(47))
+        browser.wait("return document.getElementById('live').textContent.includes('47')")
+        assert browser.run("return [document.activeElement.className, scrollY]") == ["chart chart-single", scrolled]
+        browser.keys(HOME + END)
+        assert browser.run(f"return {now}").endswith("step 45")  # the part that was chosen stays
         assert browser.errors() == []
 
 

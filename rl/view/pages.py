@@ -162,9 +162,10 @@ class Pages:
             raise NotFound(f"There is no group {query.get('id', '')!r} in this run.")
         pair = groups.chosen_pair(rows, query.get("a"), query.get("b"))
         compared = groups.compare(run, pair, self._texts) if pair else None
-        return self._page(
-            "group.html", run, links, title=f"Group {rows[0]['group_id']}", tab="contrast", rows=rows, head=rows[0], compared=compared
-        )
+        head = rows[0]
+        prompt = tasks.task_prompt(run, head["dispatch_version"], head["rollout_id"])
+        title = f"Group {head['group_id']}"
+        return self._page("group.html", run, links, title=title, tab="contrast", rows=rows, head=head, compared=compared, prompt=prompt)
 
     def tasks(self, run: OpenRun, links: Links, query: Query) -> str:
         """The list of tasks."""
@@ -189,7 +190,7 @@ class Pages:
         chapters = tasks.biography(run, task_id)
         if not chapters:
             raise NotFound(f"There is no task {task_id!r} in this run.")
-        prompt = tasks.task_prompt(run, chapters[0])
+        prompt = tasks.task_prompt(run, chapters[0].version, chapters[0].rollouts[0]["rollout_id"])
         return self._page(
             "task.html", run, links, title=f"Task {task_id}", tab="tasks", task_id=task_id, chapters=chapters, prompt=prompt, cut=CUT_CHARS
         )

@@ -79,12 +79,11 @@ def biography(run: OpenRun, task_id: str, *, limit: int = 4000) -> list[Chapter]
     return chapters
 
 
-def task_prompt(run: OpenRun, chapter: Chapter) -> list[Row]:
-    """The messages that open the task. Raises QueryError."""
+def task_prompt(run: OpenRun, version: int, rollout_id: str) -> list[Row]:
+    """The messages that open the task of a rollout. Raises QueryError."""
     sql = (
-        "SELECT role, name, left(text, 20001) AS text FROM turns WHERE dispatch_version = ? AND rollout_id = ? "
+        "SELECT role, name, left(text, 20001) AS text, length(text) AS n_chars FROM turns WHERE dispatch_version = ? AND rollout_id = ? "
         "AND message_index < (SELECT coalesce(min(message_index), 1000000) FROM turns "
         "WHERE dispatch_version = ? AND rollout_id = ? AND turn IS NOT NULL) ORDER BY message_index"
     )
-    key = (chapter.version, chapter.rollouts[0]["rollout_id"])
-    return run.rows(sql, (*key, *key))
+    return run.rows(sql, (version, rollout_id, version, rollout_id))

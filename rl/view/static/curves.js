@@ -4,6 +4,7 @@
 (() => {
   const charts = new Map();
   const HEIGHT = 190;
+  let chosen = null; // the part of training that the reader looks at; null for all of it
   const STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]); // there is no step 2.5
 
   function color(name) {
@@ -116,7 +117,10 @@
     const ends = [...x, ...points.map((point) => point[0])];
     const all = [Math.min(...ends, Infinity), Math.max(...ends, 1)];
     // Everything, evaluations before the first step included, unless the reader has chosen a part.
-    const across = (plot, low, high) => (low === null || (low === x[0] && high === x.at(-1)) ? all : [low, high]);
+    const across = (plot, low, high) => {
+      chosen = low === null || (low === x[0] && high === x.at(-1)) ? null : { min: low, max: high };
+      return chosen ? [low, high] : all;
+    };
     const y = chart.points ? { range: [0, 1] } : chart.stacked ? { range: (plot, low, high) => [0, high * 1.05 || 1] } : { range: (plot, low, high) => (low === high ? [Math.min(0, low), Math.max(1, high * 1.2)] : [low >= 0 ? 0 : low - 0.06 * (high - low), high + 0.06 * (high - low)]) };
     const noisy = isNoisy(chart, x);
     const inks = chart.series.map((series, index) => color(`s${index % 8}`));
@@ -150,14 +154,51 @@
   const columns = (chart) => chart.series.map((series) => series.values);
   const plotted = (chart, x) => [x, ...(chart.stacked ? stackedRows(columns(chart)) : columns(chart))];
 
+  let pointed = null; // the step that keys have led to
+
+  // A curve that has the focus: arrow keys go through its steps, + and - look closer and wider, 0 at everything.
+  function byKeyboard(card, plot, title) {
+    const steps = plot.data[0];
+    if (!steps.length) return;
+    const moves = {
+      ArrowLeft: (at) => at - 1,
+      ArrowRight: (at) => at + 1,
+      Home: () => steps.findIndex((step) => step >= plot.scales.x.min),
+      End: () => steps.findLastIndex((step) => step <= plot.scales.x.max),
+    };
+    const point = (at) => {
+      pointed = steps[Math.max(0, Math.min(steps.length - 1, at))];
+      for (const { plot: one } of charts.values()) one.setCursor({ left: one.valToPos(pointed, "x"), top: one.over.clientHeight / 2 });
+    };
+    const here = () => (pointed === null ? steps.length - 1 : steps.findLastIndex((step) => step <= pointed));
+    const look = (min, max) => {
+      const within = { min: Math.max(steps[0], min), max: Math.min(steps.at(-1), max) };
+      for (const { plot: one } of charts.values()) one.setScale("x", within);
+      queueMicrotask(() => point(here())); // a scale is set in a microtask, too
+    };
+    const zoom = (by) => {
+      const half = Math.max(1, ((plot.scales.x.max - plot.scales.x.min) * by) / 2);
+      look(steps[here()] - half, steps[here()] + half);
+    };
+    card.tabIndex = 0;
+    card.setAttribute("aria-label", `${title}: arrow keys go through the steps`);
+    card.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const key = { "=": "+", "−": "-" }[event.key] ?? event.key;
+      if (moves[key]) point(moves[key](here()));
+      else if (key === "+" || key === "-") zoom(key === "+" ? 0.5 : 2);
+      else if (key === "0") look(steps[0], steps.at(-1));
+      else return;
+      event.preventDefault();
+    });
+  }
+
   function build(data) {
     const place = document.getElementById("charts");
-    const zoomed = new Map();
-    for (const [key, { plot, full }] of charts) {
-      const { min, max } = plot.scales.x;
-      if (min !== full[0] || max !== full[1]) zoomed.set(key, { min, max });
-      plot.destroy();
-    }
+    const part = chosen;
+    const focused = [...place.children].indexOf(document.activeElement);
+    place.style.minHeight = `${place.clientHeight}px`; // or the page would be short for a moment, and lose its place
+    for (const { plot } of charts.values()) plot.destroy();
     charts.clear();
     place.replaceChildren();
     for (const chart of data.charts) {
@@ -174,9 +215,12 @@
       place.append(card);
       const width = card.clientWidth - 24;
       const plot = new uPlot(options(chart, width, data.x, now), plotted(chart, data.x), card);
-      charts.set(chart.key, { plot, card, full: [plot.scales.x.min, plot.scales.x.max] });
-      if (zoomed.has(chart.key)) plot.setScale("x", zoomed.get(chart.key));
+      byKeyboard(card, plot, chart.title);
+      charts.set(chart.key, { plot, card });
+      if (part) plot.setScale("x", part);
     }
+    place.style.minHeight = "";
+    place.children[focused]?.focus({ preventScroll: true });
     current = data;
   }
 
