@@ -5,7 +5,8 @@ python -m benchmarks.view [--rollouts 1000000] [--folder DIR]
 The run is synthetic, with the real schema (`rl.log.synthetic`). A page's time is the server's answer to a whole request,
 the median of five different ones a kind. The heatmap's time runs from the start of its script until the browser has painted:
 `first` is the first screen, `all` every token coloured at once, `opened` counts from the click on a link until the first
-screen. Live refresh is the server's processor time while one page is open and the run writes a step and a group every five seconds.
+screen. Live refresh is the server's processor time while one page is open, the overview, the list of rollouts or that of runs, and the
+run writes a step and a group every five seconds.
 """
 
 import argparse
@@ -39,7 +40,9 @@ STEP_SECONDS = 5.0
 PAGES = {
     "rollouts_filtered_sorted": [f"rollouts?env=code&status=ok&sort=reward&vmin={v}&vmax={v + 600}" for v in range(0, 250, 50)],
     "rollouts_newest": ["rollouts", "rollouts?page=2", "rollouts?page=3", "rollouts?split=train", "rollouts?status=infra"],
-    "rollouts_text": [f"rollouts?text={word}&vmin=500" for word in ("answer", "box", "77", "subtract", "wrong")],
+    "rollouts_text": [f"rollouts?text={word}" for word in ("answer", "box", "77", "subtract", "wrong")],
+    "rollouts_messages": [f"rollouts?messages={word}" for word in ("duplicates", "attempt+77", "issue", "subtract", "wrong")],
+    "rollouts_dropped": [f"rollouts?drop={reason}" for reason in ("stale", "infra", "ungradable", "zero_variance", "stale&env=code")],
     "contrast": ["contrast"] * 5,
     "tasks": ["tasks", "tasks?sort=hardest", "tasks?sort=gained", "tasks?sort=lost", "tasks?sort=easiest"],
     "service": ["service", "service?last=20"] * 3,
@@ -73,7 +76,7 @@ def main() -> None:
                 "rollout_s": _median(url, [f"rollout?id={longest[0]}"] * 5),
                 "named_view_s": {name: _median(url, [f"sql?q={quote(f'SELECT * FROM {name} LIMIT 100')}"] * 3) for name in VIEWS},
                 "heatmap": {"tokens": longest[1], **_heatmap(f"{url}/rollout?id={longest[0]}")},
-                "live_share_of_core": _live(f"{base}runs/{LIVE}", shutil.copytree(root, folder / LIVE), psutil.Process(server.pid)),
+                "live_share_of_core": _live(base, shutil.copytree(root, folder / LIVE), psutil.Process(server.pid)),
             }
         finally:
             server.terminate()
@@ -118,8 +121,8 @@ requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() -
 """
 
 
-def _live(url: str, root: Path, server: psutil.Process) -> float:
-    """Share of one core that the server used while a page was open on a run that goes on."""
+def _live(base: str, root: Path, server: psutil.Process) -> dict[str, float]:
+    """Share of one core that the server used while a page was open on a run that goes on, by page."""
     beat = Heartbeat(RunPaths(root=root).alive)
     last = read_metrics(RunPaths(root=root).metrics).steps[-1].step
     with (
@@ -127,19 +130,22 @@ def _live(url: str, root: Path, server: psutil.Process) -> float:
         MetricsWriter(RunPaths(root=root).metrics, attempt=2, restored_step=last) as metrics,
         RolloutWriter(root, run_id=RUN, attempt=2, writer="live", tokens=True) as rollouts,
     ):
-        metrics.step(make_metrics(last + 1, time=time.time()))
-        browser.open(url)
-        browser.wait("return document.querySelector('[data-live]') !== null")
-        time.sleep(STEP_SECONDS)
-        before, begun, step = sum(server.cpu_times()[:2]), time.monotonic(), last + 1
-        while time.monotonic() < begun + LIVE_SECONDS:
-            step += 1
-            rollouts.write_group(make_group(10_000_000 + step, version=step - 1))
-            metrics.step(make_metrics(step, time=time.time()))
+        step = last + 1
+        metrics.step(make_metrics(step, time=time.time()))
+        shares = {}
+        for name, page in {"overview": f"runs/{LIVE}", "rollouts": f"runs/{LIVE}/rollouts", "runs": ""}.items():
+            browser.open(base + page)
+            browser.wait("return document.querySelector('[data-live]') !== null")
             time.sleep(STEP_SECONDS)
-        share = (sum(server.cpu_times()[:2]) - before) / (time.monotonic() - begun)
+            before, begun = sum(server.cpu_times()[:2]), time.monotonic()
+            while time.monotonic() < begun + LIVE_SECONDS:
+                step += 1
+                rollouts.write_group(make_group(10_000_000 + step, version=step - 1))
+                metrics.step(make_metrics(step, time=time.time()))
+                time.sleep(STEP_SECONDS)
+            shares[name] = round((sum(server.cpu_times()[:2]) - before) / (time.monotonic() - begun), 4)
     beat.end("finished")
-    return round(share, 4)
+    return shares
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from rl.log.metrics import EvalMetrics, MetricsWriter
+from rl.log.runs import prepare_run
 from rl.view.export import export_run
 from tests.browser import Browser, missing
+from tests.log_fakes import make_metrics
 from tests.test_compare import make_run as make_compared
 from tests.view_run import HOSTILE_RUN as RUN
 from tests.view_run import Server, at, make_run, runs, server, serving
@@ -52,6 +55,30 @@ def test_pages_fit_and_break_no_rule(server: Server, browser: Browser, path: str
     browser.open(server.url + path)
     assert browser.wait(FITS)
     assert browser.errors() == []  # nothing was refused by the content security policy, nothing failed
+
+
+def test_a_phone_shows_the_columns_it_has_room_for(server: Server, browser: Browser) -> None:
+    browser.size(*PHONE)
+    for path in ("/", at(RUN, "rollouts"), at(RUN, "contrast"), at(RUN, "tasks")):
+        browser.open(server.url + path)
+        browser.wait("return document.querySelector('.scroll') !== null")
+        assert browser.run("const s = document.querySelector('.scroll'); return s.scrollWidth <= s.clientWidth"), path
+    browser.open(server.url + at(RUN, "rollout", id="00000002-0"))
+    below = "document.querySelector('.facts').getBoundingClientRect().top - document.querySelector('.near').getBoundingClientRect().bottom"
+    assert browser.run(f"return {below}") > 4
+    first = "const top = (query) => document.querySelector(query).getBoundingClientRect().top; return top('.side') < top('.turns')"
+    assert browser.run(first)  # why it got its reward comes before what may be 30,000 tokens
+
+
+def test_a_run_that_starts_has_no_empty_curves(tmp_path: Path, browser: Browser) -> None:
+    root = tmp_path / "runs" / "new"
+    prepare_run(root)
+    with MetricsWriter(root / "metrics.jsonl", attempt=1, restored_step=0) as metrics:
+        metrics.evaluated(EvalMetrics(step=0, time=1.0, split="heldout", source="sums", passed=30, graded=40))
+    browser.size(*DESK)
+    with serving(tmp_path / "runs") as server:
+        browser.open(server.url + at("new"))
+        assert browser.wait("return [...document.querySelectorAll('.chart h2')].map((title) => title.textContent)") == ["Pass rate"]
 
 
 def test_curves_are_drawn(server: Server, browser: Browser) -> None:
@@ -234,9 +261,6 @@ def test_tokens_are_coloured_by_each_channel(server: Server, browser: Browser) -
 
 
 def test_a_live_page_grows_by_itself(tmp_path: Path, browser: Browser) -> None:
-    from rl.log.metrics import MetricsWriter
-    from tests.log_fakes import make_metrics
-
     root = make_run(tmp_path / "runs" / "live")
     with serving(tmp_path / "runs") as server:
         browser.open(server.url + at("live"))

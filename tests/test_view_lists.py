@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from rl.log.metrics import MetricsWriter
-from rl.log.runs import RunPaths
-from rl.log.writer import RolloutWriter
-from tests.log_fakes import make_group, make_metrics
+from rl.log.runs import RunPaths, prepare_run
+from rl.log.writer import LearnerWriter, RolloutWriter
+from tests.log_fakes import make_group, make_metrics, make_sample, make_stats
 from tests.view_run import HOSTILE_RUN, STEPS, Server, at, make_run, runs, server, serving
 
 __all__ = ["runs", "server"]
@@ -55,6 +55,22 @@ def test_what_the_learner_did_can_be_chosen_and_is_told(server: Server) -> None:
     assert f'href="{at(HOSTILE_RUN, "rollouts", drop="zero_variance")}">zero_variance</a> <span class="n">20</span>' in server.page(
         at(HOSTILE_RUN)
     )
+
+
+def test_a_single_drop_reason_can_be_chosen(tmp_path: Path) -> None:
+    """One source is no choice, but one reason is: most rollouts have none."""
+    root = tmp_path / "runs" / "one"
+    prepare_run(root)
+    group = make_group()
+    with RolloutWriter(root, run_id="one", attempt=1, writer="w0", tokens=True) as writer:
+        writer.write_group(group)
+    with LearnerWriter(root, attempt=1) as learner:
+        samples = [make_sample(group.rollouts[0])]
+        learner.write_step(train_step=1, groups=[group], samples=samples, stats=[make_stats(samples)])
+    with serving(tmp_path / "runs") as viewer:
+        page = viewer.page(at("one", "rollouts"))
+    assert '<select name="source">' not in page
+    assert re.findall(r'value="([^"]*)"', re.search(r'<select name="drop">(.*?)</select>', page)[1]) == ["", "left_out"]
 
 
 def test_samples_come_in_their_order_and_every_order_has_all_rollouts(tmp_path: Path) -> None:

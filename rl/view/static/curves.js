@@ -201,7 +201,7 @@
     for (const { plot } of charts.values()) plot.destroy();
     charts.clear();
     place.replaceChildren();
-    for (const chart of data.charts) {
+    for (const chart of data.x.length ? data.charts : data.charts.filter((one) => one.points)) {
       const card = document.createElement("section");
       const title = document.createElement("h2");
       const unit = document.createElement("p");
