@@ -102,21 +102,25 @@ def neighbours(run: OpenRun, record: RolloutRecord, query: Mapping[str, str]) ->
     """By the list that the reader came from (`list`, `at` in the URL), else by the group. Raises QueryError, ValueError for `list`."""
     own = record.row["rollout_id"]
     if query.get("list") is not None and query.get("at", "").isdecimal():
-        filters = read_filters(dict(parse_qsl(query["list"])))
-        at: int | None = int(query["at"])
-        ids = _around(run, filters, at)
-        if ids[1] != own:  # the list of a run that goes on has moved since
-            at = place_of(run, filters, own)
-            ids = (None, own, None) if at is None else _around(run, filters, at)
-        if at is not None:
-            return Neighbours(previous=ids[0], next=ids[2], previous_at=at - 1, next_at=at + 1)
-    group = [None, *(row["rollout_id"] for row in record.group), None]
-    here = group.index(own)
-    return Neighbours(previous=group[here - 1], next=group[here + 1])
+        filters, at = read_filters(dict(parse_qsl(query["list"]))), int(query["at"])
+        before, here, after = _around(run, filters, at)
+        if here != own:  # the list of a run that goes on has moved since
+            place = place_of(run, filters, own)
+            if place is None:
+                return _in_group(record)
+            at, (before, here, after) = place, _around(run, filters, place)
+        return Neighbours(previous=before, next=after, previous_at=at - 1, next_at=at + 1)
+    return _in_group(record)
 
 
 def _around(run: OpenRun, filters: Filters, at: int) -> tuple[str | None, str | None, str | None]:
     """The rollouts before, at and after a place of a list; None beyond its ends."""
-    ids = [row["rollout_id"] for row in listed(run, filters, offset=max(0, at - 1), limit=3 if at else 2).rows]
-    before, here, after, *_ = [*([] if at else [None]), *ids, None, None, None]
-    return before, here, after
+    rows = listed(run, filters, offset=max(0, at - 1), limit=3 if at else 2).rows
+    ids: list[str | None] = [*([] if at else [None]), *(row["rollout_id"] for row in rows), None, None, None]
+    return ids[0], ids[1], ids[2]
+
+
+def _in_group(record: RolloutRecord) -> Neighbours:
+    ids = [None, *(row["rollout_id"] for row in record.group), None]
+    here = ids.index(record.row["rollout_id"])
+    return Neighbours(previous=ids[here - 1], next=ids[here + 1])

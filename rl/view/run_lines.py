@@ -55,7 +55,7 @@ class FlagMemory:
         return not is_new and known[0] != run.written()
 
 
-def lines(folder: RunsFolder, flags: FlagMemory) -> list[dict[str, Any]]:
+def lines(folder: RunsFolder, flags: FlagMemory) -> list[Mapping[str, Any]]:
     """What the list shows of each run: those that go on by name, so that they keep their places, then the others, the newest first."""
     rows = [_line(run, flags) for run in folder.runs()]
     going = [row for row in rows if row["error"] == "" and row["state"].is_live]
@@ -73,10 +73,14 @@ def newest(metrics: Metrics) -> list[EvalMetrics]:
 
 
 def latest_drops(metrics: Metrics) -> dict[str, int]:
-    """Groups and rollouts that the last steps dropped, by reason, most frequent first."""
+    """Groups and rollouts that the last steps did not train on, by reason, most frequent first.
+
+    A group that the learner took and got no gradient from is one of equal rewards: the log calls its rollouts `zero_variance`, too.
+    """
     counts: Counter[str] = Counter()
     for step in metrics.steps[-WINDOW:]:
         counts.update(step.drops)
+        counts["zero_variance"] += step.groups_skipped
     return {reason: n for reason, n in counts.most_common() if n}
 
 
