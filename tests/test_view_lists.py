@@ -77,14 +77,17 @@ def test_a_single_drop_reason_can_be_chosen(tmp_path: Path) -> None:
 def test_samples_come_in_their_order_and_every_order_has_all_rollouts(tmp_path: Path) -> None:
     root = make_run(tmp_path / "runs" / "wide")
     with RolloutWriter(root, run_id="wide", attempt=1, writer="w1", tokens=True) as writer:
-        writer.write_group(make_group(7, version=7, n=12))
+        writer.write_group(make_group(7, version=7, n=40))
     with serving(tmp_path / "runs") as viewer:
         newest = viewer.page(at("wide", "rollouts", task="task-7"))
-        assert re.findall(r'<a class="id"[^>]*>00000007-(\d+)</a>', newest) == [str(i) for i in range(12)]
+        assert re.findall(r'<a class="id"[^>]*>00000007-(\d+)</a>', newest) == [str(i) for i in range(40)]
         by_advantage = viewer.page(at("wide", "rollouts", sort="advantage"))
-        assert len(re.findall(r'<a class="id"', by_advantage)) == 32
-        assert "<strong>32</strong>" in by_advantage
-        assert "<strong>32</strong>" in viewer.page(at("wide", "rollouts") + "?page=9")  # beyond the end the number is still told
+        assert len(re.findall(r'<a class="id"', by_advantage)) == 50
+        assert "<strong>60</strong>" in by_advantage
+        second = viewer.page(at("wide", "rollouts") + "?sort=reward&page=2")
+        one = viewer.page(re.search(r'<a class="id" href="([^"]+)"', second)[1].replace("&amp;", "&"))
+        assert f'href="{at("wide", "rollouts")}?sort=reward&amp;page=2" data-key="u"' in one  # back to where it stands
+        assert "<strong>60</strong>" in viewer.page(at("wide", "rollouts") + "?page=9")  # beyond the end the number is still told
 
 
 def test_neighbours_are_right_when_the_list_has_moved(server: Server) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from rl.view.listing import Filters, listed, place_of, read_filters
+from rl.view.listing import PAGE_ROWS, Filters, listed, place_of, read_filters
 from rl.view.open_run import OpenRun, Row
 from rl.view.render import CUT_CHARS
 
@@ -39,6 +39,8 @@ class Neighbours:
     previous_at: int | None = None
     """Their places in the list that the reader came from; None when the order is that of the group."""
     next_at: int | None = None
+    page: int = 1
+    """Of that list, on which this one stands."""
 
 
 def find_rollout(run: OpenRun, rollout_id: str) -> RolloutRecord | None:
@@ -109,7 +111,7 @@ def neighbours(run: OpenRun, record: RolloutRecord, query: Mapping[str, str]) ->
             if place is None:
                 return _in_group(record)
             at, (before, here, after) = place, _around(run, filters, place)
-        return Neighbours(previous=before, next=after, previous_at=at - 1, next_at=at + 1)
+        return Neighbours(previous=before, next=after, previous_at=at - 1, next_at=at + 1, page=at // PAGE_ROWS + 1)
     return _in_group(record)
 
 
