@@ -68,6 +68,11 @@ def test_a_list_grows_and_takes_nothing_away(tmp_path: Path, browser: Browser) -
         assert abs(browser.run(f"return {row}.getBoundingClientRect().top") - top) < 1  # it stays where it is on the screen
         assert browser.run("return scrollY") > 100
         assert browser.run("return location.href") == address
+        # The dearer the answer was, the longer the page waits: a hundredth of a core.
+        told = "performance.getEntriesByType('resource').findLast((one) => one.name.includes('seen=') && one.responseStatus === 200)"
+        dear = browser.run(f"return {told}.serverTiming[0].duration")
+        seconds = browser.run("return Number(document.getElementById('beat').dataset.seconds)")
+        assert abs(seconds - max(3, dear / 10)) <= 0.5
 
         write(root, 8, n=40)  # so many that the row would leave the page
         wait(browser, f"{STATE} === 'held'")

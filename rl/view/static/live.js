@@ -29,12 +29,14 @@
 
   const isMarked = (part) => !getSelection().isCollapsed && part.contains(getSelection().anchorNode);
 
+  const wait = (part) => Math.max(1000 * Number(part.dataset.live), cost / SHARE); // milliseconds
+
   function beat() {
     const part = livePart();
     if (!part) tell("paused");
     else if (paused || document.hidden) tell("paused");
     else if (isMarked(part)) tell("held");
-    else if (performance.now() >= asked + Math.max(1000 * Number(part.dataset.live), cost / SHARE)) {
+    else if (performance.now() >= asked + wait(part)) {
       asked = performance.now();
       htmx.trigger(part, "tick");
     } else if (button.dataset.state === "paused") tell("live");
@@ -82,9 +84,10 @@
   });
 
   document.addEventListener("htmx:afterRequest", (event) => {
-    const { xhr, elt } = event.detail;
-    if (!elt.matches("[data-live]")) return;
+    const { xhr, requestConfig } = event.detail; // `elt` is another one once the part was replaced
+    if (!requestConfig.elt.matches("[data-live]")) return;
     cost = Number(/cpu;dur=([\d.]+)/.exec(xhr.getResponseHeader("server-timing") ?? "")?.[1] ?? 0);
+    button.dataset.seconds = String(Math.round(wait(requestConfig.elt) / 1000));
     if (xhr.status === 204) tell("live");
   });
   document.addEventListener("htmx:afterSettle", () => paused || document.hidden || tell("live"));
