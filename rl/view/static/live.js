@@ -27,6 +27,11 @@
     button.firstElementChild.textContent = state;
   }
 
+  // An answer may come after the page has been paused.
+  function answered() {
+    if (!paused && !document.hidden) tell("live");
+  }
+
   const isMarked = (part) => !getSelection().isCollapsed && part.contains(getSelection().anchorNode);
 
   const wait = (part) => Math.max(1000 * Number(part.dataset.live), cost / SHARE); // milliseconds
@@ -88,9 +93,9 @@
     if (!requestConfig.elt.matches("[data-live]")) return;
     cost = Number(/cpu;dur=([\d.]+)/.exec(xhr.getResponseHeader("server-timing") ?? "")?.[1] ?? 0);
     button.dataset.seconds = String(Math.round(wait(requestConfig.elt) / 1000));
-    if (xhr.status === 204) tell("live");
+    if (xhr.status === 204) answered();
   });
-  document.addEventListener("htmx:afterSettle", () => paused || document.hidden || tell("live"));
+  document.addEventListener("htmx:afterSettle", answered);
   document.addEventListener("htmx:sendError", () => tell("no answer"));
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden) asked = -Infinity;
