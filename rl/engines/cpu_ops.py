@@ -1,23 +1,19 @@
 """The decoder's fused CPU operations: compiles `cpu_ops.cpp` once a machine and wraps its functions for tensors.
 
-The compiled library is kept in the user's cache folder under a name made of the source, the compiler and the processor. It has no
-dependency on torch's C++ interface: tensors cross as addresses. It shares torch's OpenMP threads, because both name the same
-libgomp.
+The library has no dependency on torch's C++ interface: tensors cross as addresses. It shares torch's OpenMP threads, because both name
+the same libgomp.
 
 Axis suffixes: N tokens, E hidden, I intermediate, H query heads, K key/value heads, D head dimension, R rows, L columns.
 """
 
 import ctypes
 import functools
-import hashlib
-import os
 import platform
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
+
+from environments.compiled import compiled_library
 
 MAX_HEAD_DIM = 128
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -112,28 +108,8 @@ def _library() -> ctypes.CDLL:
 
 
 def _compiled() -> Path:
-    """Path of the library for this source, compiler and processor; compiles it when it is not in the cache."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        raise ValueError("the torch engine compiles its CPU operations and finds no C++ compiler: apt-get install g++, or set CXX")
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    identity = b"\0".join([_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version, _processor()])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeworld-rl"
-    target = folder / f"cpu_ops-{hashlib.sha256(identity).hexdigest()[:16]}.so"
-    if target.is_file():
-        return target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            built = Path(scratch) / target.name
-            done = subprocess.run([compiler, *_FLAGS, str(_SOURCE), "-o", str(built)], capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-                raise ValueError(f"{compiler} cannot compile {_SOURCE.name}: {last}; set CXX to GCC 12 or newer")
-            built.replace(target)  # whole or not at all, whoever else compiles at the same time
-    except OSError as error:
-        raise ValueError(f"cannot write to {folder} ({error}): set XDG_CACHE_HOME to a writable folder") from error
-    return target
+    """Path of the library for this source, compiler and processor."""
+    return compiled_library(_SOURCE, flags=_FLAGS, identity=_processor())
 
 
 def _processor() -> bytes:
