@@ -50,7 +50,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[f"{room}{below}" for room in ("rl", "rewards", "environments", "configs") for below in ("", ".*")]),
-    package_data={"configs": ["*.yaml", "**/*"], "rl": ["engines/*.cpp", "view/templates/*.html", "view/static/*", "view/static/vendor/*"]},
+    package_data={
+        "configs": ["*.yaml", "**/*"],
+        "environments": ["traces/*.cpp", "traces/*.h"],
+        "rl": ["engines/*.cpp", "view/templates/*.html", "view/static/*", "view/static/vendor/*"],
+    },
     exclude_package_data={"": ["*.pyc"]},
     install_requires=REQUIREMENTS,
     extras_require={

@@ -2,12 +2,13 @@
 
     python benchmarks/trace.py [--rounds 9] [--scale 1]
 
-Each workload runs plainly, under a bare `sys.settrace` that only counts events, and under the tracer with its record written to /dev/null;
-the sides take turns, and the medians over rounds of their processor time are compared. The workloads are ordinary short programs:
-numbers, lists, dicts, strings, calls, recursion, objects. Prints one JSON line.
+Each workload runs plainly, under a bare `sys.settrace` that only counts events, and under the tracer, compiled and in Python alone, with
+its record written to /dev/null; the sides take turns, and the medians over rounds of their processor time are compared. The workloads
+are ordinary short programs: numbers, lists, dicts, strings, calls, recursion, objects. Prints one JSON line.
 """
 
 import argparse
+import importlib.util
 import os
 import statistics
 import sys
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import print_result
-from environments.traces.box import FILE, Channel, make_tracer
+from environments.traces.box_events import FILE, make_tracer
+from environments.traces.box_record import Channel
 from environments.traces.box_values import Shown
+from environments.traces.native import native_library
 from environments.traces.read import read_record
 from environments.traces.records import Trace, TraceLimits
 from environments.traces.text import parse_trace, render_trace
@@ -121,28 +124,39 @@ def make_counter() -> tuple[Any, list[int]]:
     return on_event, count
 
 
-def compare(name: str, size: int, *, rounds: int) -> dict[str, float]:
-    """Medians of one workload, in nanoseconds an event, and the ratio to the bare tracer."""
+def load_native() -> Any:
+    """The compiled module, in this process."""
+    spec = importlib.util.spec_from_file_location("box_native", native_library())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def compare(name: str, size: int, *, rounds: int, native: Any) -> dict[str, float]:
+    """Medians of one workload, in nanoseconds an event, and the ratios to the bare tracer."""
     namespace: dict[str, Any] = {}
     exec(compile(SOURCE, FILE, "exec"), namespace)
     call = namespace[name]
     null = os.open("/dev/null", os.O_WRONLY)
     counter, count = make_counter()
-    times: dict[str, list[float]] = {"plain": [], "bare": [], "tracer": []}
+    times: dict[str, list[float]] = {"plain": [], "bare": [], "tracer": [], "python": []}
     for _ in range(rounds):
         count[0] = 0
-        tracer = make_tracer(Channel(null, events=10**9, record_bytes=10**12), depth_limit=200, shown=SHOWN, included=None)
-        for side, function in (("plain", None), ("bare", counter), ("tracer", tracer)):
+        tracer, python = (
+            make_tracer(Channel(null, events=10**9, record_bytes=10**12), depth_limit=200, shown=SHOWN, included=None, native=kind)
+            for kind in (native, None)
+        )
+        for side, function in (("plain", None), ("bare", counter), ("tracer", tracer), ("python", python)):
             times[side].append(seconds(call, size, function))
     os.close(null)
-    plain, bare, traced = (statistics.median(times[side]) for side in ("plain", "bare", "tracer"))
+    medians = {side: statistics.median(took) for side, took in times.items()}
     return {
         "events": count[0],
-        "plain_ns": plain / count[0] * 1e9,
-        "bare_ns": bare / count[0] * 1e9,
-        "tracer_ns": traced / count[0] * 1e9,
-        "times_bare": traced / bare,
-        "times_plain": traced / plain,
+        **{f"{side}_ns": took / count[0] * 1e9 for side, took in medians.items()},
+        "times_bare": medians["tracer"] / medians["bare"],
+        "times_plain": medians["tracer"] / medians["plain"],
+        "python_times_bare": medians["python"] / medians["bare"],
     }
 
 
@@ -187,11 +201,13 @@ def frame_rates(*, rounds: int) -> dict[str, float]:
 
 
 def main(*, rounds: int, scale: float) -> None:
-    found = {name: compare(name, int(size * scale), rounds=rounds) for name, size in WORKLOADS.items()}
+    native = load_native()
+    found = {name: compare(name, int(size * scale), rounds=rounds, native=native) for name, size in WORKLOADS.items()}
     print_result(
         benchmark="trace",
         events_per_s=round(statistics.median(1e9 / figures["tracer_ns"] for figures in found.values())),
         times_bare=round(statistics.median(figures["times_bare"] for figures in found.values()), 2),
+        python_times_bare=round(statistics.median(figures["python_times_bare"] for figures in found.values()), 2),
         times_plain=round(statistics.median(figures["times_plain"] for figures in found.values()), 1),
         workloads={name: {key: round(value, 2) for key, value in figures.items()} for name, figures in found.items()},
         rounds=rounds,

@@ -4,8 +4,9 @@
 
 Each reference of humaneval.jsonl, mbpp.jsonl and cruxeval.jsonl is called from a function `main`: with the arguments of its first test, or,
 where no test has plain arguments, by all tests. The value is compared with that of a run without any tracer; every local and every returned
-value of a plain built-in type with its `repr` in a second tracer of a few lines, which looks at everything at each event; and with
-CRUXEval's own output. Prints one JSON line; what disagrees goes to stderr.
+value of a plain built-in type with its `repr` in a second tracer of a few lines, which looks at everything at each event; the value with
+CRUXEval's own output; the record of the compiled tracer, byte by byte, with that of Python alone. Prints one JSON line; what disagrees goes
+to stderr.
 """
 
 import argparse
@@ -16,12 +17,12 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import print_result
-from environments.sandbox.base import Limits, Sandbox
+from environments.sandbox.base import Execution, Limits, Sandbox
 from environments.sandbox.make import make_sandbox
 from environments.traces.records import WHOLE, Recording, TraceLimits
 from environments.traces.text import parse_trace, render_trace
@@ -98,6 +99,22 @@ def first_call(tests: str, names: tuple[str, str] | None, code: str) -> str | No
     return None
 
 
+class Kept:
+    """A sandbox that keeps the last record."""
+
+    def __init__(self, sandbox: Sandbox, *, native: bool) -> None:
+        """`native`: whether the compiled tracer goes into the box."""
+        self._sandbox, self._native = sandbox, native
+        self.record = b""
+
+    async def run(self, source: bytes, *, files: Mapping[str, bytes], limits: Limits | None = None) -> Execution:
+        there = {name: content for name, content in files.items() if self._native or "box_native" not in name}
+        assert self._native == any("box_native" in name for name in there), "the compiled tracer could not be built"
+        execution = await self._sandbox.run(source, files=there, limits=limits)
+        self.record = execution.stdout
+        return execution
+
+
 async def second_events(source: str, sandbox: Sandbox) -> list[Any]:
     limits = Limits(output_bytes=256 << 20, wall_seconds=60, cpu_seconds=50, memory_mb=2048)
     execution = await sandbox.run(SECOND_TRACER, files={"source.py": source.encode()}, limits=limits)
@@ -142,7 +159,9 @@ async def check(name: str, folder: Path, *, limit: int, sandbox: Sandbox) -> dic
     async def one(row: str, source: str, expected: str | None) -> None:
         async with places:
             program = Program(source=source, entry="main")
-            recording = await record_trace(program, sandbox=sandbox, limits=LIMITS)
+            compiled, python = (Kept(sandbox, native=native) for native in (True, False))
+            recording = await record_trace(program, sandbox=compiled, limits=LIMITS)
+            await record_trace(program, sandbox=python, limits=LIMITS)
             again = await record_trace(program, sandbox=sandbox, limits=LIMITS)
             plain = await record_trace(program, sandbox=sandbox, limits=LIMITS, trace=False)
             wrong = differences(recording, await second_events(recording.trace.source, sandbox))
@@ -153,6 +172,7 @@ async def check(name: str, folder: Path, *, limit: int, sandbox: Sandbox) -> dic
             "repeats": again.trace == recording.trace,
             "value_as_plain": (recording.value, recording.stdout) == (plain.value, plain.stdout) and recording.status == plain.status,
             "locals_as_second_tracer": not wrong,
+            "record_as_python": compiled.record == python.record != b"",
             **({} if expected is None else {"value_as_data": same(recording.value, expected)}),
         }
         counts.update({"programs": 1, "events": recording.n_events, "characters": len(text), "valid": recording.status in WHOLE})

@@ -21,6 +21,7 @@ from rich.text import Text
 from environments.containers.base import EngineUnavailable
 from environments.sandbox.base import Guard, SandboxError, SandboxUnavailable
 from environments.sandbox.make import make_sandbox
+from environments.traces.native import native_library
 from rl.plan import available_cores
 from rl.swe.engine import EngineFacts, describe_engine
 
@@ -69,6 +70,7 @@ def check_machine(*, root: Path = Path(".")) -> list[Item]:
         *check_packages(declared_requirements()),
         check_torch(),
         *check_build_tools(),
+        check_tracer(),
         *check_sandbox(),
         check_docker(),
         *check_room(root),
@@ -138,6 +140,16 @@ def check_build_tools(which: Callable[[str], str | None] = shutil.which) -> Iter
     beside_python = Path(sys.executable).parent / "ninja"
     yield _program("g++", which("g++"), fix="apt-get install g++")
     yield _program("ninja program", which("ninja") or (str(beside_python) if beside_python.is_file() else None), fix="pip install ninja")
+
+
+def check_tracer() -> Item:
+    """Compiles the tracer, once a machine."""
+    try:
+        library = native_library()
+    except ValueError as error:
+        found = "programs are traced in Python alone, which takes several times longer"
+        return Item(name="compiled tracer", state="unavailable", required=False, found=found, fix=str(error))
+    return Item(name="compiled tracer", state="on", required=False, found=str(library))
 
 
 def check_sandbox() -> Iterator[Item]:

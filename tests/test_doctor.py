@@ -17,6 +17,7 @@ from rl.doctor import (
     check_room,
     check_sandbox,
     check_torch,
+    check_tracer,
     doctor_command,
 )
 
@@ -51,6 +52,13 @@ def test_missing_build_tools_say_what_to_install() -> None:
     assert missing["g++"].fix == "apt-get install g++"
     there = list(check_build_tools(which=lambda name: f"/opt/{name}"))
     assert [(item.state, item.found) for item in there] == [("on", "/opt/g++"), ("on", "/opt/ninja")]
+
+
+def test_tracer_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_tracer().state == "on"
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    item = check_tracer()
+    assert (item.state, item.required) == ("unavailable", False) and "set CXX" in item.fix
 
 
 def test_sandbox_is_tried() -> None:

@@ -42,7 +42,7 @@ class LineTable(dict[int, Line]):
         self.is_function = bool(code.co_flags & 0x2)
         """Whether only its own instructions bind its locals, apart from cells."""
         self.cells = (*code.co_cellvars, *code.co_freevars)
-        self._order = {name: number for number, name in enumerate((*code.co_varnames, *code.co_cellvars, *code.co_freevars))}
+        self.order = {name: number for number, name in enumerate((*code.co_varnames, *code.co_cellvars, *code.co_freevars))}
         everywhere: set[str] = set()
         effect = 0
         bound: dict[int, set[str]] = {}
@@ -62,11 +62,28 @@ class LineTable(dict[int, Line]):
             self[place] = self._line(place, bound[place], effects[place])
 
     def _line(self, place: int, bound: set[str], effect: int) -> Line:
-        names = tuple(sorted(bound | self._everywhere, key=self._order.__getitem__))
+        names = tuple(sorted(bound | self._everywhere, key=self.order.__getitem__))
         return names, max(effect, self._effect)
 
     def __missing__(self, place: int) -> Line:
-        return self._line(place, set(self._order), CHANGES)
+        return self._line(place, set(self.order), CHANGES)
+
+
+NativeLine = tuple[int, int, tuple[int, ...]]
+
+
+def native_table(code: Any) -> tuple[bool, tuple[str, ...], tuple[int, ...], tuple[NativeLine, ...]]:
+    """The same for `box_native.cpp`: whether it is a function, its locals, the numbers of its cells among them, and its lines with the
+    numbers of what they bind, in order; line -1 stands for all that are not there."""
+    table = LineTable(code)
+    numbers = {name: number for number, name in enumerate(table.order)}
+    lines = {-1: table[-1], **table}
+    return (
+        table.is_function,
+        tuple(numbers),
+        tuple(numbers[name] for name in table.cells),
+        tuple((line, effect, tuple(numbers[name] for name in names)) for line, (names, effect) in sorted(lines.items())),
+    )
 
 
 def _effect(instruction: dis.Instruction) -> int:

@@ -17,8 +17,9 @@ from decimal import Decimal
 from typing import Any
 
 MAX_ITEMS = 2000
-"""A container with more items is never looked at as a whole."""
+"""A container with more parts is never looked at as a whole."""
 MAX_FORM = 1 << 15
+"""Bytes; one with a larger form isn't either."""
 _MAX_BITS = 4096
 LARGE = 1 << 64
 _MAX_DEPTH = 24
@@ -57,9 +58,9 @@ class Shown:
 
     def __init__(self, *, chars: int, buffers: bool) -> None:
         """`buffers`: the program may have bytearrays and arrays, which marshal does not tell from bytes."""
-        self._chars, self._buffers = chars, buffers
-        self._wary = False
-        """Whether the program has shown a container that is too large: counting first is slower, but a few lists in one another can
+        self.chars, self.buffers = chars, buffers
+        self.wary = False
+        """Whether the program has shown a container that is too large. Counting first is slower, but a few lists in one another can
         stand for more items than memory holds."""
         self._classes: dict[int, tuple[Any, Any, str, bool]] = {}
 
@@ -67,59 +68,68 @@ class Shown:
         kind = type(value)
         if kind is list or kind is dict or kind is tuple:
             form = self._form(value)
-            return (Text.of(value, chars=self._chars),) if form is None else form
+            return (Text.of(value, chars=self.chars),) if form is None else form
         if kind is str:
-            return value if len(value) <= self._chars else value[: self._chars + 1]
+            return value if len(value) <= self.chars else value[: self.chars + 1]
         if kind is int:
             return value if -LARGE < value < LARGE else (int_text(value),)
         if value is None or kind is float or kind is bool:
             return value
         if type(kind) is type and _get_flags(kind) & _HEAP:
-            known = self._classes.get(id(kind))
-            if known is None:
-                known = self._classes[id(kind)] = (kind, *_simple_class(kind))
-            if known[1] is not None:
-                form = self._form(known[1](value))
-                if form is not None:
-                    return known[2], known[3], form
-        return (Text.of(value, chars=self._chars),)
+            _, getter, name, is_dataclass = self.known_class(kind)
+            own = None if getter is None else getter(value)
+            form = self._form(own) if type(own) is dict else None
+            if form is not None:
+                return name, is_dataclass, form
+        return (Text.of(value, chars=self.chars),)
+
+    def known_class(self, kind: Any) -> tuple[Any, Any, str, bool]:
+        """A class, and what `_simple_class` said of it when it was first seen."""
+        known = self._classes.get(id(kind))
+        if known is None:
+            known = self._classes[id(kind)] = (kind, *_simple_class(kind))
+        return known
 
     def _form(self, value: Any) -> bytes | None:
         """None for a container that is not plain, holds sets (of which marshal keeps no order), or is too large."""
         try:
-            if len(value) > MAX_ITEMS or (self._wary and not _is_small(value)):
+            if len(value) > MAX_ITEMS or (self.wary and not _is_small(value)):
                 return None
             form = marshal.dumps(value, 2)  # the version without references: equal values have equal forms
-        except (ValueError, TypeError):
+        except (ValueError, TypeError) as error:
+            self.wary = self.wary or "nested" in str(error)  # in one another without end
             return None
         except (MemoryError, RecursionError):
-            self._wary = True
+            self.wary = True
             return None
-        if len(form) > MAX_FORM:
-            self._wary = True
+        if len(form) > MAX_FORM or (len(form) > MAX_ITEMS and not _is_small(value)):  # a part takes a byte at least
+            self.wary = True
             return None
-        doubtful = (
-            b"<" in form or b">" in form or (self._buffers and b"s" in form)
-        )  # codes of sets and bytes, or parts of numbers and texts
+        doubtful = b"<" in form or b">" in form or (self.buffers and b"s" in form)  # codes of sets and bytes, or parts of numbers and texts
         return None if doubtful and not _all_plain(value) else form
 
 
 def _is_small(value: Any) -> bool:
-    """Whether a value, its parts counted as often as they are reached, has no more parts than a form may have."""
-    left, parts = MAX_ITEMS, [value]
-    while parts and left > 0:
+    """Whether a container has at most MAX_ITEMS parts, the parts of its parts included, each counted as often as it is reached, and texts
+    that may fit a form."""
+    left, room, parts = MAX_ITEMS, MAX_FORM, [value]
+    while parts:
         part = parts.pop()
         kind = type(part)
-        left -= 1
-        if kind is list or kind is tuple:
+        if kind is str or kind is bytes:
+            room -= len(part)
+        elif kind is list or kind is tuple:
             left -= len(part)
-            parts += part if left > 0 else ()
         elif kind is dict:
             left -= 2 * len(part)
-            if left > 0:
-                parts += part.keys()
-                parts += part.values()
-    return left > 0
+        if left < 0 or room < 0:
+            return False
+        if kind is list or kind is tuple:
+            parts += part
+        elif kind is dict:
+            parts += part.keys()
+            parts += part.values()
+    return True
 
 
 def _all_plain(value: Any) -> bool:

@@ -110,7 +110,8 @@ class _Reader:
             self._add(kind, head if head > 0 else -head >> 2, shown, value)
 
     def _add(self, kind: EventKind, number: int, shown: dict[str, str] | None, value: str | None) -> None:
-        number = number or self._first_line
+        if not number:  # an instruction without a line, such as what raises again behind `except*`
+            number = self._first_line if kind is EventKind.CALL or not self.events else self.events[-1].line_no
         line = self._lines[number - 1] if 0 < number <= len(self._lines) else ""
         self.events.append(TraceEvent(kind=kind, line=line, locals=shown, value=value, line_no=number, depth=len(self._frames)))
         if kind is EventKind.RETURN:

@@ -4,6 +4,7 @@ Program + TraceLimits ─► box (sandbox: `box.py` under `sys.settrace`) ─►
 """
 
 import ast
+import asyncio
 import json
 import math
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from pathlib import Path
 
 from environments.sandbox.base import Execution, Limits, Sandbox
 from environments.traces.entry import entry_line, normal_source, source_lines
+from environments.traces.native import native_files
 from environments.traces.read import Record, read_record
 from environments.traces.records import WHOLE, Recording, StepFilter, Trace, TraceLimits, TraceStatus
 
 _FOLDER = Path(__file__).parent
-_BOX_FILES = {f"environments/traces/{name}": (_FOLDER / name).read_bytes() for name in ("box.py", "box_lines.py", "box_values.py")}
+_MODULES = ("box.py", "box_events.py", "box_lines.py", "box_record.py", "box_values.py")
+_BOX_FILES = {f"environments/traces/{name}": (_FOLDER / name).read_bytes() for name in _MODULES}
 _LAUNCH = b"""
 import os, sys
 os.execve(sys.executable, [sys.executable, "-sPB", "-X", "utf8", "/work/environments/traces/box.py"], {"PYTHONHASHSEED": "0"})
@@ -69,7 +72,8 @@ async def record_trace(
         "repr_chars": limits.repr_chars,
         "seconds": limits.seconds,
     }
-    files = {**_BOX_FILES, "request.json": json.dumps(request).encode()}
+    native = await asyncio.to_thread(native_files)  # which compiles the first time
+    files = {**_BOX_FILES, **native, "request.json": json.dumps(request).encode()}
     execution = await sandbox.run(_LAUNCH, files=files, limits=_box_limits(limits))
     record = read_record(execution.stdout, lines=source_lines(source), first_line=marked, limits=limits)
     status, reason = _outcome(execution, record, limits=limits)
