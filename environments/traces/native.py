@@ -10,7 +10,10 @@ from environments.compiled import compiled_library
 _FOLDER = Path(__file__).parent
 _SOURCE = _FOLDER / "box_native.cpp"
 _HEADERS = tuple(_FOLDER / f"native_{part}.h" for part in ("form", "table", "locals"))
-_FLAGS = ("-O2", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-shared", "-fPIC", "-s", "-Wl,--as-needed")
+_FLAGS = (
+    *("-O2", "-DNDEBUG", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"),
+    *("-shared", "-fPIC", "-s", "-Wl,--as-needed"),
+)
 _VERSION = (3, 11)
 _lock = threading.Lock()
 _files: dict[str, bytes] | None = None

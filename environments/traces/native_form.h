@@ -38,6 +38,13 @@ private:
 
 constexpr int MAX_DEPTH = 100;
 
+// Characters of a string, which C code may have left in an old form; -1 when there is no memory to change that.
+Py_ssize_t length_of(PyObject* text) {
+    if (PyUnicode_READY(text) == 0) return PyUnicode_GET_LENGTH(text);
+    PyErr_Clear();
+    return -1;
+}
+
 // Writes a container into a buffer as `marshal.dumps(value, 2)` does: false for what is not plain, or too large or deep, which Python then
 // looks at. Runs no Python code and makes no object that the garbage collector knows, so nothing changes meanwhile.
 class Form {
@@ -126,8 +133,10 @@ private:
     }
 
     bool text(PyObject* object) {
-        if (PyUnicode_IS_ASCII(object)) return sized('u', PyUnicode_DATA(object), PyUnicode_GET_LENGTH(object));
-        if (end_ - at_ < PyUnicode_GET_LENGTH(object)) return large();
+        const Py_ssize_t length = length_of(object);
+        if (length < 0) return false;
+        if (end_ - at_ < length) return large();
+        if (PyUnicode_IS_ASCII(object)) return sized('u', PyUnicode_DATA(object), length);
         Ref utf8(PyUnicode_AsUTF8String(object));
         if (!utf8) return PyErr_Clear(), false;  // a surrogate, or no memory
         return sized('u', PyBytes_AS_STRING(utf8.get()), PyBytes_GET_SIZE(utf8.get()));

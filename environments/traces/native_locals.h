@@ -115,7 +115,8 @@ Ref shown(Tracer* tracer, PyObject* value, PyObject* old) {
         if (size == -2) return Ref();
         if (size >= 0) return is_form(old, tracer, size) ? Ref::to(old) : make_form(tracer, size);
     } else if (type == &PyUnicode_Type) {
-        if (PyUnicode_GET_LENGTH(value) <= tracer->chars) return Ref::to(value);
+        const Py_ssize_t length = length_of(value);
+        if (length >= 0 && length <= tracer->chars) return Ref::to(value);
     } else if (type == &PyLong_Type) {
         if (is_small_int(value)) return Ref::to(value);
     } else if (value == Py_None || type == &PyFloat_Type || type == &PyBool_Type) {
@@ -185,7 +186,10 @@ bool look(Follower* self, Py_ssize_t local, PyObject* value) {
 bool is_quick(PyObject* value) {
     PyTypeObject* type = Py_TYPE(value);
     if (type == &PyLong_Type) return is_small_int(value);
-    if (type == &PyUnicode_Type) return PyUnicode_GET_LENGTH(value) < QUICK_CHARS;
+    if (type == &PyUnicode_Type) {
+        const Py_ssize_t length = length_of(value);
+        return length >= 0 && length < QUICK_CHARS;
+    }
     return type == &PyFloat_Type || type == &PyBool_Type;
 }
 

@@ -35,7 +35,8 @@ void free_table(PyObject* self) {
     PyObject_Free(self);
 }
 
-void drop_table(void* table) { Py_DECREF(static_cast<PyObject*>(table)); }
+// Called with nothing too, when others keep something at a code object.
+void drop_table(void* table) { Py_XDECREF(static_cast<PyObject*>(table)); }
 
 // Copies a tuple of indices; false with an error.
 bool copy_indices(PyObject* from, Py_ssize_t limit, Py_ssize_t* to) {
