@@ -65,10 +65,7 @@ def render_events(events: Sequence[TraceEvent]) -> Iterator[str]:
     known: Mapping[str, str] = {}
     for event in events:
         yield render_event(event, known=known)
-        if event.locals is not None:
-            known = event.locals
-        elif event.kind is EventKind.RETURN:
-            known = {}
+        known = known_after(event, known=known)
 
 
 def render_event(event: TraceEvent, *, known: Mapping[str, str]) -> str:
@@ -108,6 +105,30 @@ def parse_trace(text: str) -> Trace:
 def parse_frames(text: str, *, source: str) -> tuple[tuple[TraceEvent, ...], bool]:
     """The frames that follow the context of `source`, and whether they end with `<|end_of_text|>`. Raises TraceTextError."""
     return _parse_frames(_Pieces(text), lines=source_lines(source))
+
+
+def parse_event(text: str, *, known: Mapping[str, str]) -> TraceEvent:
+    """The event of exactly one frame, such as a model's answer to "what comes next?". `known` is as in `render_event`.
+
+    It has no line number and the depth 1. Raises TraceTextError.
+    """
+    pieces = _Pieces(text)
+    token = pieces.token()
+    kind = _KINDS.get(token)
+    if kind is None:
+        raise TraceTextError(f"a frame should begin here, not {token or 'the end of the text'}", position=0)
+    line, shown, value = _parse_event(pieces, kind, {} if kind is EventKind.CALL else dict(known))
+    rest = pieces.position
+    if pieces.text() or pieces.token():
+        raise TraceTextError("something stands behind the frame", position=rest)
+    return TraceEvent(kind=kind, line=line, locals=shown, value=value)
+
+
+def known_after(event: TraceEvent, *, known: Mapping[str, str]) -> Mapping[str, str]:
+    """The locals that the frame behind `event` may write as `..`, where `known` were those of `event` itself."""
+    if event.locals is not None:
+        return event.locals
+    return {} if event.kind is EventKind.RETURN else known
 
 
 class _Pieces:
@@ -175,15 +196,7 @@ def _parse_frames(pieces: _Pieces, *, lines: Sequence[str]) -> tuple[tuple[Trace
             depth, known = depth + 1, {}
         elif depth == 0:
             raise TraceTextError(f"a {kind} frame outside of any call", position=where)
-        shown, value = None, None
-        if kind is EventKind.CALL or kind is EventKind.LINE:
-            shown = _parse_locals(pieces, known)
-        pieces.expect(ACTION)
-        line = _parse_line(pieces)
-        if shown is None:
-            pieces.expect(ARG)
-            value = _parse_value(pieces)
-        pieces.expect(FRAME)
+        line, shown, value = _parse_event(pieces, kind, known)
         events.append(TraceEvent(kind=kind, line=line, locals=shown, value=value, line_no=places.get(line, 0), depth=depth))
         if kind is EventKind.RETURN:
             depth, known = depth - 1, {}
@@ -194,6 +207,20 @@ def _parse_frames(pieces: _Pieces, *, lines: Sequence[str]) -> tuple[tuple[Trace
         if pieces.text() or pieces.token():
             raise TraceTextError(f"something stands behind {END}", position=rest)
     return tuple(events), token == END
+
+
+def _parse_event(pieces: _Pieces, kind: EventKind, known: dict[str, str]) -> tuple[str, dict[str, str] | None, str | None]:
+    """Line, locals and value of the frame whose first token was taken; `known` is brought up to date."""
+    shown, value = None, None
+    if kind is EventKind.CALL or kind is EventKind.LINE:
+        shown = _parse_locals(pieces, known)
+    pieces.expect(ACTION)
+    line = _parse_line(pieces)
+    if shown is None:
+        pieces.expect(ARG)
+        value = _parse_value(pieces)
+    pieces.expect(FRAME)
+    return line, shown, value
 
 
 def _parse_locals(pieces: _Pieces, known: dict[str, str]) -> dict[str, str]:
