@@ -54,7 +54,7 @@ async def record_trace(
     source = normal_source(program.source)
     if len(source) > MAX_SOURCE:
         raise ValueError(f"the source has {len(source)} characters; at most {MAX_SOURCE} can be traced")
-    _check_arguments(program)
+    check_arguments(program)
     try:
         marked = entry_line(source, entry=program.entry)
     except SyntaxError as error:
@@ -121,7 +121,8 @@ def _not_run(source: str, reason: str) -> Recording:
     return Recording(trace=trace, status=TraceStatus.SYNTAX_ERROR, reason=reason, value=None, stdout="", n_events=0, seconds=0.0)
 
 
-def _check_arguments(program: Program) -> None:
+def check_arguments(program: Program) -> None:
+    """Raise ValueError for arguments that are no literal of a list or tuple, and for some that a script would get."""
     try:
         value = ast.literal_eval(program.args)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
