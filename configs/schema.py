@@ -100,13 +100,14 @@ class TaskConfig(Checked):
     """One source of problems."""
 
     section: ClassVar[str] = "tasks.*"
-    kind: Literal["jsonl", "hf", "reasoning_gym", "programs", "swe", "plugin"] = MISSING
+    kind: Literal["jsonl", "hf", "reasoning_gym", "programs", "traces", "swe", "plugin"] = MISSING
     env: str = MISSING
     """Environment: a name such as `math`, `code`, `code_output`, or a dotted path, `my_pkg.my_env:MyEnv`."""
     reward: str | None = None
     """Reward: a name, a dotted path, `trl:NAME`, or a mix such as `code + 0.1*my_pkg:brevity`. None: the one called like `env`."""
     path: str | None = None
-    """jsonl: the file. hf: dataset name or folder. swe: a folder of task folders. plugin: registered name or dotted path of the source."""
+    """jsonl: the file. hf: dataset name or folder. traces: a JSONL file of programs; None generates some. swe: a folder of task
+    folders. plugin: registered name or dotted path of the source."""
     split: str = "train"
     """hf: which split to read."""
     weight: float = bounded(1.0, above=0)
@@ -128,7 +129,7 @@ class TaskConfig(Checked):
     """Template of the ideal reply for a warm start; `{field}` may be any field of the row, the answer included. Sources that
     know their solutions need none."""
     options: dict[str, Any] = field(default_factory=dict)
-    """reasoning_gym, programs and plugin: arguments of the source (task names, ranges). hf: `name` of the data set's
+    """reasoning_gym, programs, traces and plugin: arguments of the source (task names, ranges). hf: `name` of the data set's
     configuration and `revision`. jsonl and hf for code environments: limits and fields of the tests (`sources/code_rows.py`)."""
 
     def __post_init__(self) -> None:

@@ -5,9 +5,9 @@
         async def step(self, action: Message) -> StepResult:
             return StepResult(messages=(Message(role="user", content=action.content),), done=False)
 
-Built-in: `math` and the code kinds, most of them single-turn: what tells those apart is their grader. `math_python` has a tool,
-`code_attempts` shows the failures of public tests, `swe` repairs repositories in containers. Besides registered names there are those
-that installed distributions offer as entry points, and dotted paths, `package.module:Name`.
+Built-in: `math`, the code kinds and trace predictions, most of them single-turn: what tells those apart is their grader. `math_python`
+has a tool, `code_attempts` shows the failures of public tests, `swe` repairs repositories in containers. Besides registered names
+there are those that installed distributions offer as entry points, and dotted paths, `package.module:Name`.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from environments.shape import SHAPE, check_factory, check_object
 from environments.single_turn import SingleTurn
 from environments.sources.base import SourceFactory
 from environments.swe.agent import RepoAgent
+from environments.traces.tasks import TRACE_ENVS
 
 EnvironmentFactory = Callable[[Task], Environment]
 EnvironmentT = TypeVar("EnvironmentT", bound=EnvironmentFactory)
@@ -229,7 +230,7 @@ def _load_file(path: Path, *, field: str) -> None:
         raise ValueError(f"{field}: {path} failed to import: {type(error).__name__}: {error}") from error
 
 
-for _name in ("math", "code", "code_stdio", "code_puzzle", "code_class", "code_input", "code_output"):
+for _name in ("math", "code", "code_stdio", "code_puzzle", "code_class", "code_input", "code_output", *TRACE_ENVS):
     environment(_name)(SingleTurn)
 environment("code_attempts")(CodeAttempts)
 environment("math_python")(MathPython)

@@ -4,6 +4,7 @@ import inspect
 
 from environments.code_tests.read import TEST_ENVS, read_tests
 from environments.records import Problem
+from environments.traces.tasks import TRACE_ENVS, read_trace_task
 from rewards.mix import parse_mix
 from rewards.trl_functions import columns_of, missing_column
 from rewards.trl_named import PREFIX
@@ -36,6 +37,11 @@ def check_needs(reward: str, problem: Problem) -> None:
             try:
                 read_tests(_TESTS[term.name], problem.reference)
             except (ValueError, TypeError) as error:
+                raise ValueError(f"{what}: {error}") from None
+        if term.name in TRACE_ENVS:
+            try:
+                read_trace_task(term.name, problem.reference)
+            except ValueError as error:
                 raise ValueError(f"{what}: {error}") from None
         if term.name in _FOLDER and not isinstance(problem.reference.get("folder"), str):
             raise FieldMissing(f"{what}: it has no 'folder', the task folder that a source of kind swe names", field="folder")

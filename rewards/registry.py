@@ -19,6 +19,8 @@ from rewards.math import MathGrader
 from rewards.mix import MixGrader, parse_mix
 from rewards.score import Grader
 from rewards.swe import CwmSweGrader, SweGrader
+from rewards.trace_frames import TraceFullGrader, TraceNextFrameGrader
+from rewards.trace_values import TraceInputGrader, TraceOutputGrader
 from rewards.trl_named import PREFIX, TrlNamedGrader
 
 REWARD_GROUP = "codeworld_rl.rewards"
@@ -90,6 +92,10 @@ grader("math_python")(MathGrader)
 for _code_grader in (CodeGrader, CodeAttemptsGrader, CodeStdioGrader, CodePuzzleGrader, CodeClassGrader, CodeInputGrader):
     grader(_code_grader.env)(_code_grader)
 grader("code_output")(CodeOutputGrader)
+grader("trace_output")(TraceOutputGrader)
+grader("trace_input")(TraceInputGrader)
+grader("trace_next_frame")(TraceNextFrameGrader)
+grader("trace_full")(TraceFullGrader)
 grader("cwm_math")(cwm_math)
 grader("cwm_code")(cwm_code)
 grader("swe")(SweGrader)

@@ -32,8 +32,8 @@ def checked_tasks(config: Config) -> Mixture:
     Raises ValueError that names what is not, SandboxUnavailable when the sandbox of a reward cannot work here,
     or no container engine answers, or it lacks an image.
     """
+    use_sandbox(config.sandbox)  # first: programs of trace tasks are recorded in it
     mixture = build_tasks(config)
-    use_sandbox(config.sandbox)
     use_containers(config.containers)
     check_rewards(config.tasks)
     check_problems(config.tasks, mixture)

@@ -13,7 +13,7 @@ from environments.log_text import FIELD_CHARS
 from environments.sandbox.base import Sandbox
 
 _MAX_FAILURES = 20
-_REPR_OF_F = "\n\n\ndef __repr_of_f__(*args, **kwargs):\n    return repr(f(*args, **kwargs))\n"
+_REPR_OF_F = "\n\n\ndef __repr_of_f__(*args, **kwargs):\n    return repr({}(*args, **kwargs))\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ async def run_input_test(code: str, test: InputTest, *, sandbox: Sandbox) -> Rep
         return _input_report(test, code, failure=one_line(str(error)))
     async with open_candidate(sandbox, judging=test.judging) as function:
         try:
-            target = await load_function(function, test.code + _REPR_OF_F, context="", name="__repr_of_f__")
+            target = await load_function(function, test.code + _REPR_OF_F.format(test.entry), context="", name="__repr_of_f__")
         except CandidateFailed as error:
             return Report(passed=0, total=1, broken=f"field 'code': {error}")
         try:
@@ -78,13 +78,13 @@ async def run_input_test(code: str, test: InputTest, *, sandbox: Sandbox) -> Rep
         except CandidateFailed as error:
             return _input_report(test, code, failure=str(error))
     if "error" in output:
-        return _input_report(test, code, failure=f"f raised {error_text(output)}")
+        return _input_report(test, code, failure=f"{test.entry} raised {error_text(output)}")
     value = output.get("value")
     if not isinstance(value, str):
         return _input_report(test, code, failure="the code spoiled its results")
     if same_literal(value, test.output):
         return _input_report(test, code)
-    return _input_report(test, code, failure=one_line(f"f returned {value[:200]}, not {test.output}"), got=value)
+    return _input_report(test, code, failure=one_line(f"{test.entry} returned {value[:200]}, not {test.output}"), got=value)
 
 
 def _input_report(test: InputTest, code: str, *, failure: str = "", got: str = "") -> Report:
@@ -93,7 +93,7 @@ def _input_report(test: InputTest, code: str, *, failure: str = "", got: str = "
     if failure:
         log.failed(1, failure, input=storable(code), expected=test.output, got=storable(got))
     else:
-        log.passed(1, f"f({one_line(code)}) is {one_line(test.output)}")
+        log.passed(1, f"{test.entry}({one_line(code)}) is {one_line(test.output)}")
     return Report(passed=int(not failure), total=1, failures=(failure,) if failure else (), log=log.text())
 
 

@@ -101,7 +101,9 @@ class InputTest:
     """Find an input for which a given function returns a given output."""
 
     code: str
-    """Defines `f`."""
+    """Defines the function."""
+    entry: str = "f"
+    """Its name."""
     output: str
     """`repr` of what it must return."""
     known_input: str

@@ -10,6 +10,7 @@ from environments.sources.mixture import Mixture, MixturePart
 from environments.sources.programs import ProgramSource
 from environments.sources.reasoning_gym_source import ReasoningGymSource
 from environments.sources.swe_tasks import SweSource
+from environments.sources.traces import trace_source
 
 
 def build_tasks(config: Config) -> Mixture:
@@ -51,6 +52,8 @@ def build_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:
         return ReasoningGymSource(name, config=config, seed=seed)
     if config.kind == "programs":
         return ProgramSource(name, config=config, seed=seed)
+    if config.kind == "traces":
+        return trace_source(name, config=config, seed=seed)
     if config.kind == "swe":
         return SweSource(name, config=config)
     if config.kind == "plugin":
@@ -60,4 +63,4 @@ def build_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:
             hint = "" if is_dotted(config.path or "") else "; run.plugins must name the file that registers it"
             raise ValueError(f"tasks.{name}.path: {error}{hint}") from None
         return factory(name, config=config, seed=seed)
-    raise ValueError(f"tasks.{name}.kind is {config.kind!r}; it must be jsonl, hf, reasoning_gym, programs, swe or plugin")
+    raise ValueError(f"tasks.{name}.kind is {config.kind!r}; it must be jsonl, hf, reasoning_gym, programs, traces, swe or plugin")

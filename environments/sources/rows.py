@@ -10,10 +10,11 @@ from environments.lookup import unknown
 from environments.records import Json, Message, Problem, Task
 from environments.sources.code_rows import CODE_ENVS, OPTIONS_OF, CodeOptions, code_payload, code_reference
 from environments.sources.options import read_options
+from environments.traces.tasks import TRACE_ENVS, trace_reference
 
 HIDDEN_FIELDS = ("answer", "tests", "check", "solution", "expected", "reference")
 """Fields that go to the grader and may not appear in a prompt."""
-ANSWER_ENVS = ("math", "math_python", "code_output")
+ANSWER_ENVS = ("math", "math_python", "code_output", "trace_output", "trace_next_frame", "trace_full")
 """Environments whose graders compare with `reference['answer']`."""
 
 
@@ -159,6 +160,8 @@ class RowMapper:
             reference["answer"] = _answer_text(reference["answer"], where=f"{where}: field {self.answer_field!r}")
         if self.solution is not None:
             reference["solution"] = self.solution.render(row, where=where)
+        if self.env in TRACE_ENVS:
+            return trace_reference(row, reference, env=self.env, where=where)
         if self.env in CODE_ENVS:
             return code_reference(row, reference, env=self.env, options=self.code_options, where=where)
         return reference

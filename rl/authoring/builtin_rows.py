@@ -19,6 +19,14 @@ _LAST = {
     "tests": [{"args": [[1, 2]], "expected": 2}, {"args": [["a"]], "expected": "a"}],
     "solution": "```python\ndef last(xs):\n    return xs[-1]\n```",
 }
+_DOUBLE = "def f(n):\n    m = n * 2\n    return m\n"
+_FRAMES = (
+    '<|call_sep|>{"n": "4"}<|action_sep|>def f(n):\n<|frame_sep|>',
+    '<|line_sep|>{"n": ".."}<|action_sep|>    m = n * 2\n<|frame_sep|>',
+    '<|line_sep|>{"n": "..", "m": "8"}<|action_sep|>    return m\n<|frame_sep|>',
+    '<|return_sep|><|action_sep|>    return m\n<|arg_sep|>"8"<|frame_sep|>',
+)
+_CONTEXT = "<|trace_context_start|>def f(n):  # << START_OF_TRACE\n    m = n * 2\n    return m\n<|frame_sep|>"
 
 BUILTIN_ROWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "math": (_SUM, _HALF),
@@ -67,6 +75,55 @@ BUILTIN_ROWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
             "output": "93",
             "answer": "33",
             "solution": "```\n33\n```",
+        },
+    ),
+    "trace_output": (
+        {"id": "double", "prompt": f"{_DOUBLE}\nassert f(4) == ??", "answer": "8", "solution": "```\n8\n```"},
+        {
+            "id": "thought",
+            "prompt": "def f(xs):\n    return xs[::-1]\n\nassert f([1, 2]) == ??",
+            "answer": "[2, 1]",
+            "reasoning": True,
+            "solution": "<think>\nThe list is turned round.\n</think>\n```\n[2, 1]\n```",
+        },
+    ),
+    "trace_input": (
+        {
+            "id": "undouble",
+            "prompt": f"{_DOUBLE}\nassert f(??) == 22",
+            "code": _DOUBLE,
+            "entry": "f",
+            "output": "22",
+            "answer": "11",
+            "solution": "```\n11\n```",
+        },
+    ),
+    "trace_next_frame": (
+        {
+            "id": "line",
+            "prompt": _CONTEXT + "".join(_FRAMES[:2]),
+            "code": _DOUBLE,
+            "shown": "".join(_FRAMES[:2]),
+            "answer": _FRAMES[2],
+            "solution": _FRAMES[2],
+        },
+        {
+            "id": "return",
+            "prompt": _CONTEXT + "".join(_FRAMES[:3]),
+            "code": _DOUBLE,
+            "shown": "".join(_FRAMES[:3]),
+            "answer": _FRAMES[3],
+            "partial_credit": False,
+        },
+    ),
+    "trace_full": (
+        {
+            "id": "double",
+            "prompt": _CONTEXT + _FRAMES[0],
+            "code": _DOUBLE,
+            "shown": _FRAMES[0],
+            "answer": "".join(_FRAMES[1:]),
+            "solution": "".join(_FRAMES[1:]) + "<|end_of_text|>",
         },
     ),
 }

@@ -3,11 +3,12 @@
 from environments.code_tests.read import TEST_ENVS
 from environments.records import Problem
 from environments.sources.code_rows import CODE_ENVS
+from environments.traces.tasks import FULL, INPUT, NEXT_FRAME, OUTPUT
 
 
 def gold_reply(problem: Problem) -> str | tuple[str, ...] | None:
-    """`reference['replies']`, one a turn; else `reference['solution']`; of the code environments, else the row's right code, output or
-    input in a block; None without any."""
+    """`reference['replies']`, one a turn; else `reference['solution']`; of the code and trace environments, else the row's right code,
+    output, input or frames; None without any."""
     replies = problem.reference.get("replies")
     if isinstance(replies, list):
         return tuple(map(str, replies))
@@ -15,7 +16,10 @@ def gold_reply(problem: Problem) -> str | tuple[str, ...] | None:
     if isinstance(solution, str):
         return solution
     env = problem.task.env
-    if env not in CODE_ENVS:
+    if env in (NEXT_FRAME, FULL):
+        answer = problem.reference.get("answer")
+        return answer if isinstance(answer, str) else None
+    if env not in (*CODE_ENVS, OUTPUT, INPUT):
         return None
     code = problem.reference.get("reference" if env in TEST_ENVS and env != "code_input" else "answer")
     return f"```\n{code}\n```" if isinstance(code, str) else None

@@ -11,6 +11,7 @@ from typing import Any
 from environments.records import Json, Message, Problem
 from environments.sources.code_rows import CODE_ENVS
 from environments.sources.rows import HIDDEN_FIELDS
+from environments.traces.tasks import TRACE_ENVS
 
 SHOWN_KEYS = ("entry_point", "columns")
 """Fields of a reference that a task shows, or may show, on purpose. So are others that the payload has under the same name, except
@@ -30,8 +31,8 @@ _OPAQUE = (
 def secrets(problem: Problem) -> dict[str, Json]:
     """The values that only the grader may see, by field: texts, numbers, and containers that hold something."""
     payload = problem.task.payload
-    # Of the code environments all other fields are part of the question: the program to read, the code to go on with.
-    open_fields = problem.reference if problem.task.env in CODE_ENVS else payload
+    # Of the code and trace environments all other fields are part of the question: the program to read, the code to go on with.
+    open_fields = problem.reference if problem.task.env in (*CODE_ENVS, *TRACE_ENVS) else payload
     shown = {*SHOWN_KEYS, *(key for key in problem.reference if key not in HIDDEN_FIELDS and key in open_fields)}
     fields = {key: value for key, value in problem.reference.items() if key not in shown}
     return {key: value for key, value in fields.items() if not isinstance(value, bool) and value not in (None, "", [], {})}

@@ -1,0 +1,111 @@
+"""Rows of the trace environments, made of recordings."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from environments.code_tests.compare import literal
+from environments.records import Json
+from environments.traces.programs import TraceProgram
+from environments.traces.records import WHOLE, Recording, TraceEvent, TraceStatus
+from environments.traces.tasks import FULL, INPUT, OUTPUT
+from environments.traces.text import BEGIN, render_context, render_events
+
+Row = dict[str, Json]
+
+
+class NoTask(ValueError):
+    """The program makes no task of this environment; the text says why, without naming the program."""
+
+
+def trace_row(
+    env: str, program: TraceProgram, recording: Recording, *, reasoning: bool = False, partial_credit: bool = True, seed: int = 0
+) -> Row:
+    """The row of one program for one of the trace environments. `seed` chooses where a next frame is asked for. Raises NoTask."""
+    if recording.status not in WHOLE:
+        raise NoTask(f"its trace ended with the status {recording.status}")
+    row: Row = {"id": program.id, "code": recording.trace.source, "call": program.call, "level": program.difficulty}
+    if env == OUTPUT:
+        return row | _output(program, recording, reasoning=reasoning)
+    if env == INPUT:
+        return row | _input(program, recording)
+    return row | _frames(env, recording, partial_credit=partial_credit, seed=seed)
+
+
+def _output(program: TraceProgram, recording: Recording, *, reasoning: bool) -> Row:
+    value = _value(program, recording)
+    solution = f"```\n{value}\n```"
+    if reasoning:
+        solution = f"<think>\n{''.join(render_events(recording.trace.events))}\n</think>\n{solution}"
+    question = f"{_code(recording)}\nassert {program.call} == ??"
+    return {"question": question, "answer": value, "solution": solution, **({"reasoning": True} if reasoning else {})}
+
+
+def _input(program: TraceProgram, recording: Recording) -> Row:
+    value = _value(program, recording)
+    call = program.call
+    given = call[len(program.entry or "") + 1 : -1]
+    if not given:
+        raise NoTask("its entry takes no arguments")
+    return {
+        "question": f"{_code(recording)}\nassert {program.entry}(??) == {value}",
+        "entry": program.entry,
+        "output": value,
+        "answer": given,
+        "solution": f"```\n{given}\n```",
+    }
+
+
+def _frames(env: str, recording: Recording, *, partial_credit: bool, seed: int) -> Row:
+    trace = recording.trace
+    texts = _texts(trace.events)
+    cut = 1 if env == FULL else _cut(texts, seed=seed)
+    shown = "".join(texts[:cut])
+    answer = "".join(texts[cut:]) if env == FULL else texts[cut]
+    context = render_context(trace.source, entry_line=trace.entry_line).removeprefix(BEGIN)
+    row: Row = {"question": context + shown, "shown": shown, "answer": answer, "solution": answer}
+    return row if partial_credit else {**row, "partial_credit": False}
+
+
+def _texts(events: Sequence[TraceEvent]) -> list[str]:
+    try:
+        texts = list(render_events(events))
+    except ValueError as error:
+        raise NoTask(str(error)) from None
+    if len(texts) < 2:
+        raise NoTask("its trace has no frame behind the first")
+    return texts
+
+
+def _cut(texts: Sequence[str], *, seed: int) -> int:
+    """How many frames are shown, one at least. A frame that is among those is not asked for, where there is another."""
+    places = list(range(1, len(texts)))
+    seen: set[str] = set()
+    fresh = []
+    for place in places:
+        seen.add(texts[place - 1])
+        if texts[place] not in seen:
+            fresh.append(place)
+    return random.Random(seed).choice(fresh or places)
+
+
+def _code(recording: Recording) -> str:
+    return recording.trace.source.rstrip("\n") + "\n"
+
+
+def _value(program: TraceProgram, recording: Recording) -> str:
+    """The returned value as a literal."""
+    if program.entry is None:
+        raise NoTask("it is a script, which returns nothing")
+    if recording.status is not TraceStatus.OK or recording.value is None:
+        raise NoTask("its entry raises")
+    try:
+        literal(recording.value)
+    except ValueError:
+        raise NoTask("it returns no literal") from None
+    return recording.value
+
+
+def row_seed(*key: Any) -> int:
+    """A seed for `trace_row` that is equal for equal parts, in every process."""
+    return random.Random(repr(key)).getrandbits(62)

@@ -1,0 +1,163 @@
+"""What the graders of trace predictions need of a problem, read from its reference and checked.
+
+| env | the reference has |
+|---|---|
+| trace_output | `answer`: the literal that the call returns; `reasoning`: whether the reply thinks first |
+| trace_input | `code`, `entry`, `output`: the literal that the call must return; `answer`: one input that is right |
+| trace_next_frame | `code`, `shown`: the frames in the prompt; `answer`: the frame that follows; `partial_credit` |
+| trace_full | as trace_next_frame, with all frames that follow; `complete` |
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from environments.code_tests.compare import literal
+from environments.records import Json
+from environments.traces.records import EventKind, TraceEvent
+from environments.traces.text import END, FRAME, TraceTextError, known_after, parse_event, parse_frames
+
+OUTPUT, INPUT, NEXT_FRAME, FULL = "trace_output", "trace_input", "trace_next_frame", "trace_full"
+TRACE_ENVS = (OUTPUT, INPUT, NEXT_FRAME, FULL)
+"""Environments of trace prediction; all are single-turn."""
+TASK_FIELDS = ("code", "entry", "output", "shown", "reasoning", "partial_credit", "complete")
+"""Fields of a reference beside `answer` and `solution`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputTask:
+    """Which value does the call return?"""
+
+    answer: str
+    """A literal."""
+    reasoning: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputTask:
+    """Which arguments make the function return the value?"""
+
+    code: str
+    entry: str
+    output: str
+    """A literal."""
+    known_input: str
+    """Arguments that are right, as they stand between the parentheses of a call; empty where none are known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameTask:
+    """Which frame, or frames, follow those that are shown?"""
+
+    code: str
+    shown: str
+    """Text of the frames in the prompt."""
+    known: Mapping[str, str]
+    """What the next frame may write as `..`."""
+    expected: tuple[TraceEvent, ...]
+    partial_credit: bool
+
+
+TraceTask = OutputTask | InputTask | FrameTask
+
+
+def read_trace_task(env: str, reference: Mapping[str, Json]) -> TraceTask:
+    """The task of one of TRACE_ENVS. Raises ValueError that names the field: what could not be graded later is an error here."""
+    if env == OUTPUT:
+        return OutputTask(answer=_literal(reference, "answer"), reasoning=_flag(reference, "reasoning", default=False))
+    if env == INPUT:
+        entry = _text(reference, "entry")
+        if not entry.isidentifier():
+            raise ValueError(f"field 'entry' is {entry[:60]!r}; it must be the name of the function to call")
+        known = reference.get("answer")
+        return InputTask(
+            code=_text(reference, "code"),
+            entry=entry,
+            output=_literal(reference, "output"),
+            known_input="" if known is None else str(known),
+        )
+    return read_frame_task(env, reference)
+
+
+def read_frame_task(env: str, reference: Mapping[str, Json]) -> FrameTask:
+    """The task of `trace_next_frame` or `trace_full`. Raises ValueError as `read_trace_task`."""
+    if env == FULL and not _flag(reference, "complete", default=True):
+        raise ValueError("field 'complete' is false: the trace was cut off, and nobody knows how it goes on")
+    return _frame_task(
+        env,
+        code=_text(reference, "code"),
+        shown=str(reference.get("shown") or ""),
+        answer=_text(reference, "answer"),
+        partial_credit=_flag(reference, "partial_credit", default=True),
+    )
+
+
+@lru_cache(maxsize=64)  # every sample of a group asks for the same one
+def _frame_task(env: str, *, code: str, shown: str, answer: str, partial_credit: bool) -> FrameTask:
+    try:
+        before, _ = parse_frames(shown, source=code)
+    except TraceTextError as error:
+        raise ValueError(f"field 'shown' is no text of frames: {error}") from None
+    known: Mapping[str, str] = {}
+    for event in before:
+        known = known_after(event, known=known)
+    try:
+        if env == NEXT_FRAME:
+            expected: tuple[TraceEvent, ...] = (parse_event(answer, known=known),)
+        else:
+            events, _ = parse_frames(shown + answer, source=code)
+            expected = events[len(before) :]
+    except TraceTextError as error:
+        raise ValueError(f"field 'answer' is no text of {'a frame' if env == NEXT_FRAME else 'frames'}: {error}") from None
+    if env == FULL and not ends_entry(expected):
+        raise ValueError("field 'answer' does not go to the return of the entry: the trace was cut off")
+    return FrameTask(code=code, shown=shown, known=known, expected=expected, partial_credit=partial_credit)
+
+
+def trace_reference(row: Mapping[str, Json], reference: Mapping[str, Json], *, env: str, where: str) -> dict[str, Json]:
+    """`reference` with what the grader of `env` needs. Raises ValueError, beginning with `where`, for a row that cannot be graded."""
+    whole: dict[str, Json] = {**reference, **{name: row[name] for name in TASK_FIELDS if row.get(name) is not None}}
+    try:
+        read_trace_task(env, whole)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error} (environment {env!r})") from None
+    return whole
+
+
+def ends_entry(events: tuple[TraceEvent, ...]) -> bool:
+    """Whether the last event is the return of the entry."""
+    return bool(events) and events[-1].kind is EventKind.RETURN and events[-1].depth == 1
+
+
+def frames_text(reply: str) -> str:
+    """The frames of a reply: white space around them and `<|end_of_text|>` do not count.
+
+    A last `<|frame_sep|>` that is missing is put there: it may be the token that ended the sampling.
+    """
+    text = reply.strip().removesuffix(END).rstrip()
+    return text if not text or text.endswith(FRAME) else text + FRAME
+
+
+def _text(reference: Mapping[str, Json], name: str) -> str:
+    value = reference.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"field {name!r} is {'missing' if value is None else repr(value)[:60]}; it must be text")
+    return value
+
+
+def _literal(reference: Mapping[str, Json], name: str) -> str:
+    text = _text(reference, name)
+    try:
+        literal(text)
+    except ValueError as error:
+        raise ValueError(f"field {name!r} is {text[:60]!r}, {error}; a prediction can only be compared with a Python literal") from None
+    return text
+
+
+def _flag(reference: Mapping[str, Json], name: str, *, default: bool) -> bool:
+    value = reference.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ValueError(f"field {name!r} is {str(value)[:60]!r}; it must be true or false")
+    return value
