@@ -2,7 +2,7 @@
 
 import pytest
 
-from environments.traces.compare import NO_MATCH, ComponentMatch, compare_events
+from environments.traces.compare import ComponentMatch, compare_events
 from environments.traces.records import EventKind, TraceEvent
 from environments.traces.text import TraceTextError, known_after, parse_event, render_event
 
@@ -38,7 +38,12 @@ def test_components_count_by_their_weights(
 def test_two_events_without_locals_are_equal() -> None:
     call = TraceEvent(kind=EventKind.CALL, line="def f():", locals={})
     assert compare_events(call, call) == ComponentMatch(event=True, line=True, locals=1.0, value=None)
-    assert NO_MATCH.reward == 0.0 and not NO_MATCH.exact
+
+
+def test_what_is_no_frame_has_nothing_right() -> None:
+    assert compare_events(TRUE, None) == ComponentMatch(event=False, line=False, locals=0.0, value=None)
+    assert compare_events(RETURN, None) == ComponentMatch(event=False, line=False, locals=None, value=False)
+    assert compare_events(TRUE, None).reward == compare_events(RETURN, None).reward == 0.0
 
 
 def test_one_frame_is_read_as_it_was_written_and_nothing_else() -> None:

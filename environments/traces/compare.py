@@ -43,17 +43,13 @@ class ComponentMatch:
         return 1.0 if self.exact else EVENT_WEIGHT * self.event + LINE_WEIGHT * self.line + STATE_WEIGHT * self.state
 
 
-NO_MATCH = ComponentMatch(event=False, line=False, locals=None, value=False)
-"""Of what is no frame at all."""
-
-
-def compare_events(expected: TraceEvent, predicted: TraceEvent) -> ComponentMatch:
-    """Every component of its own: a right line counts in an event of the wrong kind."""
+def compare_events(expected: TraceEvent, predicted: TraceEvent | None) -> ComponentMatch:
+    """Every component of its own: a right line counts in an event of the wrong kind. `predicted` is None for what is no frame at all."""
     return ComponentMatch(
-        event=expected.kind is predicted.kind,
-        line=expected.line == predicted.line,
-        locals=None if expected.locals is None else _locals_share(expected.locals, predicted.locals),
-        value=None if expected.value is None else expected.value == predicted.value,
+        event=predicted is not None and expected.kind is predicted.kind,
+        line=predicted is not None and expected.line == predicted.line,
+        locals=None if expected.locals is None else _locals_share(expected.locals, predicted.locals if predicted else None),
+        value=None if expected.value is None else predicted is not None and expected.value == predicted.value,
     )
 
 
