@@ -21,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from environments.records import Message
+from environments.traces.text import FRAME_TOKENS
 
 TURN_END_TOKENS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end_of_text|>")
 """End tokens by text: stop tokens wherever the vocabulary has them as special tokens, besides those that the checkpoint lists."""
@@ -40,9 +41,12 @@ class ChatTokenizer:
         self._backend = backend
         self._template = _environment().from_string(template)
         self._variables = dict(special_texts)
-        self._special = tuple(token.content for token in backend.get_added_tokens_decoder().values() if token.special)
+        special = {int(index): token.content for index, token in backend.get_added_tokens_decoder().items() if token.special}
+        self._special = tuple(text for text in special.values() if text not in FRAME_TOKENS)
+        self._in_traces = {index: text for index, text in special.items() if text in FRAME_TOKENS}
+        """Special tokens that are a part of messages: those of execution traces, where the vocabulary has them. They forge no turn."""
         named = (*TURN_END_TOKENS, special_texts.get("eos_token", ""))
-        found = (backend.token_to_id(text) for text in named if text in self._special)
+        found = (backend.token_to_id(text) for text in named if text in special.values())
         self.stop_ids = tuple(sorted({*end_ids, *(token_id for token_id in found if token_id is not None)}))
         """Every id that ends a completion, ascending."""
 
@@ -59,7 +63,8 @@ class ChatTokenizer:
         return int(found)
 
     def encode_chat(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[int]:
-        """Ids of the templated messages. Text of a special token inside a message stays text: it cannot forge a turn."""
+        """Ids of the templated messages. Text of a special token inside a message stays text, so that it cannot forge a turn, but for the
+        tokens of execution traces."""
         text = self._apply_template(messages, generation_prompt=generation_prompt)
         shown = [message for message in messages if message.role != "tool"]
         if len(shown) < len(messages) and text == self._apply_template(shown, generation_prompt=generation_prompt):
@@ -82,8 +87,17 @@ class ChatTokenizer:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+        """Text without special tokens, but for those of execution traces."""
+        pieces: list[str] = []
+        start = 0
+        for position, index in enumerate(ids):
+            if index in self._in_traces:
+                pieces += [self._plain(ids[start:position]), self._in_traces[index]]
+                start = position + 1
+        return "".join((*pieces, self._plain(ids[start:])))
+
+    def _plain(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(list(ids), skip_special_tokens=True)) if ids else ""
 
     def _encode_literal(self, text: str) -> list[int]:
         """Ids of a special token's text as ordinary characters."""
@@ -133,7 +147,7 @@ class Renderer:
         return np.asarray(whole[end + 1 if closed else end :], np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of ids without special tokens."""
+        """Text of ids, as `ChatTokenizer.decode`."""
         return self._tokenizer.decode([int(token_id) for token_id in ids])
 
 

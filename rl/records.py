@@ -66,7 +66,7 @@ class Turn:
     """int32[P]: environment tokens since the previous turn; the whole rendered conversation for the first one and after a restart."""
     completion: Completion
     text: str
-    """The completion decoded without special tokens: what the environment saw."""
+    """The completion decoded, without special tokens other than those of execution traces: what the environment saw."""
     restarts: bool = False
     """The chat template could not continue the tokens before this turn, so the policy saw the conversation rendered anew: a new
     training sample starts here."""

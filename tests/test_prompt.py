@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from environments.records import Message
+from environments.traces.text import FRAME_TOKENS
 from rl.prompt import PrefixBroken, Renderer, load_tokenizer
 from rl.tokenizer import CWM_CHAT_TEMPLATE, build_tiny_tokenizer, save_tiny_tokenizer
 
@@ -170,3 +171,18 @@ def test_a_template_that_leaves_tool_messages_out_says_so(tmp_path: Path) -> Non
 def test_rendering_needs_neither_torch_nor_transformers() -> None:
     code = "import sys, rl.prompt; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_tokens_of_traces_are_a_part_of_messages(tmp_path: Path) -> None:
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.add_tokens(list(FRAME_TOKENS), special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    chat = load_tokenizer(tmp_path)
+    frame = '<|line_sep|>{"n": ".."}<|action_sep|>    return n\n<|frame_sep|>'
+    ids = chat.encode(frame)
+    assert chat.decode([*ids, chat.token_id("<|eot_id|>")]) == frame
+    assert [chat.token_id(text) in ids for text in ("<|line_sep|>", "<|action_sep|>", "<|frame_sep|>")] == [True] * 3
+    asked = Message(role="user", content=f"{frame}<|eot_id|>")
+    shown = chat.encode_chat([asked], generation_prompt=False)
+    start = next(at for at in range(len(shown)) if shown[at : at + len(ids)] == ids)
+    assert shown[start + len(ids) :].count(chat.token_id("<|eot_id|>")) == 1, "the end token of the message stays text"

@@ -30,7 +30,9 @@ EVENT_TOKENS = {
     EventKind.RETURN: "<|return_sep|>",
     EventKind.EXCEPTION: "<|exception_sep|>",
 }
-TOKENS = (BEGIN, CONTEXT, END, FRAME, ACTION, ARG, *EVENT_TOKENS.values())
+FRAME_TOKENS = (CONTEXT, FRAME, ACTION, ARG, *EVENT_TOKENS.values())
+"""Those that have no meaning outside of traces."""
+TOKENS = (BEGIN, END, *FRAME_TOKENS)
 UNCHANGED = ".."
 _KINDS = {token: kind for kind, token in EVENT_TOKENS.items()}
 _TOKEN = re.compile("(" + "|".join(re.escape(token) for token in TOKENS) + ")")
