@@ -6,7 +6,7 @@ from typing import ClassVar
 from environments.log_text import labelled
 from environments.records import Episode, Problem
 from environments.reply import final_part
-from environments.traces.compare import NO_MATCH, ComponentMatch, compare_events
+from environments.traces.compare import ComponentMatch, compare_events
 from environments.traces.records import TraceEvent
 from environments.traces.tasks import FULL, NEXT_FRAME, FrameTask, ends_entry, frames_text, read_frame_task
 from environments.traces.text import FRAME, TraceTextError, parse_event, parse_frames, render_event
@@ -75,7 +75,7 @@ def _score(task: FrameTask, predicted: Sequence[TraceEvent], *, broken: str) -> 
     n_frames = max(len(expected), len(predicted) + bool(broken))
     share = sum(match.reward for match in matches) / n_frames
     exact = not broken and len(predicted) == len(expected) and all(match.exact for match in matches)
-    missing = [NO_MATCH] * (len(expected) - len(matches))
+    missing = [compare_events(event, None) for event in expected[len(matches) :]]
     parts = {
         "exact": ScorePart(value=float(exact), weight=0.0),
         "valid": ScorePart(value=float(not broken), weight=0.0, reason=broken),
