@@ -121,7 +121,8 @@ class TraceFileSource:
         self.left_out: Counter[str] = Counter()
         """Programs that make no task, by the reason."""
         self._problems: list[Problem] = []
-        for program, recording in zip(programs, asyncio.run(_record_all(programs)), strict=True):
+        recordings = asyncio.run(_record_all(programs, field=f"tasks.{name}.path"))
+        for program, recording in zip(programs, recordings, strict=True):
             try:
                 row = self._row(program, recording, seed=row_seed(seed, name, program.id))
             except NoTask as reason:
@@ -152,8 +153,8 @@ class TraceFileSource:
         return trace_row(self._env, graded, recording, reasoning=options.reasoning, partial_credit=options.partial_credit, seed=seed)
 
 
-async def _record_all(programs: Sequence[TraceProgram]) -> list[Recording]:
-    """Recordings in the order of `programs`. Raises ValueError that names the program without its entry, SandboxUnavailable."""
+async def _record_all(programs: Sequence[TraceProgram], *, field: str) -> list[Recording]:
+    """Recordings in the order of `programs`. Raises ValueError that names a program without its entry, SandboxUnavailable."""
     sandbox = make_sandbox()
     places = asyncio.Semaphore(os.cpu_count() or 1)
 
@@ -162,7 +163,7 @@ async def _record_all(programs: Sequence[TraceProgram]) -> list[Recording]:
             try:
                 return await record_trace(program.program, sandbox=sandbox)
             except ValueError as error:
-                raise ValueError(f"program {program.id}: {error}") from None
+                raise ValueError(f"{field}: program {program.id}: {error}") from None
 
     try:
         return await asyncio.gather(*map(record, programs))

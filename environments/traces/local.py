@@ -34,7 +34,7 @@ class _Memory(Channel):
         self.data = bytearray()
         self._write = self._keep
 
-    def _keep(self, fd: int, data: bytes) -> int:
+    def _keep(self, fd: int, data: Any) -> int:
         self.data += data
         return len(data)
 

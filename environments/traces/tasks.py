@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from environments.code_tests.compare import literal
 from environments.records import Json
+from environments.traces.entry import entry_line
 from environments.traces.records import EventKind, TraceEvent
 from environments.traces.text import END, FRAME, TraceTextError, known_after, parse_event, parse_frames
 
@@ -66,12 +67,13 @@ def read_trace_task(env: str, reference: Mapping[str, Json]) -> TraceTask:
     if env == OUTPUT:
         return OutputTask(answer=_literal(reference, "answer"), reasoning=_flag(reference, "reasoning", default=False))
     if env == INPUT:
-        entry = _text(reference, "entry")
-        if not entry.isidentifier():
-            raise ValueError(f"field 'entry' is {entry[:60]!r}; it must be the name of the function to call")
-        known = reference.get("answer")
+        code, entry, known = _text(reference, "code"), _text(reference, "entry"), reference.get("answer")
+        try:
+            entry_line(code, entry=entry)
+        except SyntaxError as error:
+            raise ValueError(f"field 'code' is no Python: {error}") from None
         return InputTask(
-            code=_text(reference, "code"),
+            code=code,
             entry=entry,
             output=_literal(reference, "output"),
             known_input="" if known is None else str(known),
