@@ -2,11 +2,11 @@
 
     python benchmarks/trace_data.py DATA_FOLDER [--limit N]
 
-Each reference of humaneval.jsonl, mbpp.jsonl and cruxeval.jsonl is called from a function `main`: with the arguments of its first test, or,
-where no test has plain arguments, by all tests. The value is compared with that of a run without any tracer; every local and every returned
-value of a plain built-in type with its `repr` in a second tracer of a few lines, which looks at everything at each event; the value with
-CRUXEval's own output; the record of the compiled tracer, byte by byte, with that of Python alone. Prints one JSON line; what disagrees goes
-to stderr.
+Each reference of humaneval.jsonl, mbpp.jsonl and cruxeval.jsonl is called as `environments/traces/programs.py` says: with the arguments of
+its first test, or, where no test has plain arguments, by all tests. The value is compared with that of a run without any tracer; every
+local and every returned value of a plain built-in type with its `repr` in a second tracer of a few lines, which looks at everything at
+each event; the value with CRUXEval's own output; the record of the compiled tracer, byte by byte, with that of Python alone. Prints one
+JSON line; what disagrees goes to stderr.
 """
 
 import argparse
@@ -14,26 +14,28 @@ import ast
 import asyncio
 import json
 import sys
-import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import print_result
 from environments.sandbox.base import Execution, Limits, Sandbox
 from environments.sandbox.make import make_sandbox
+from environments.traces.difficulty import LEVELS, measure
+from environments.traces.programs import TraceProgram, read_programs
 from environments.traces.records import WHOLE, Recording, TraceLimits
 from environments.traces.text import parse_trace, render_trace
-from environments.traces.tracer import Program, record_trace
+from environments.traces.tracer import record_trace
 
 LIMITS = TraceLimits(events=200_000, seconds=30)
 SECOND_TRACER = b"""
-import json, os, sys
+import ast, json, os, sys
 if len(sys.argv) < 2:
     os.execve(sys.executable, [sys.executable, "-sPB", "-X", "utf8", "/tmp/main.py", "again"], {"PYTHONHASHSEED": "0"})
-source = open("/work/source.py").read()
+call = json.load(open("/work/call.json"))
 def plain(value):
     if type(value) in (list, tuple):
         return all(plain(item) for item in value)
@@ -56,10 +58,12 @@ def follow(frame, event, arg):
 out = os.dup(1)
 os.dup2(os.open("/dev/null", os.O_RDWR), 1)
 names = {"__name__": "program"}
-exec(compile(source, "program.py", "exec"), names)
+exec(compile(call["source"], "program.py", "exec"), names)
+entry, args = names[call["entry"]], ast.literal_eval(call["args"])
 sys.settrace(follow)
 try:
-    names["main"]()
+    value = entry(*args)
+    list(value) if hasattr(value, "gi_frame") else None
 except BaseException:
     pass
 sys.settrace(None)
@@ -67,36 +71,6 @@ data = json.dumps(events).encode()
 while data:
     data = data[os.write(out, data):]
 """
-
-
-def programs(name: str, folder: Path) -> Iterator[tuple[str, str, str | None]]:
-    """id, source with a `main`, and the expected value where the data has one."""
-    for line in (folder / f"{name}.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if name == "cruxeval":
-            yield row["id"], f"{row['code']}\n\n\ndef main():\n    return f({row['input']})\n", row["output"]
-            continue
-        code = row["prompt"] + row["reference"] if name == "humaneval" else row["reference"]
-        names = ("candidate", row.get("entry_point"))
-        call = first_call(row["tests"], names if name == "humaneval" else None, code)
-        tests = row["tests"] + f"\ncheck({row['entry_point']})" if name == "humaneval" else row["tests"]
-        body = f"return {call}" if call else textwrap.indent(tests, "    ").lstrip()
-        yield row["id"], f"{code}\n\n\ndef main():\n    {body}\n", None
-
-
-def first_call(tests: str, names: tuple[str, str] | None, code: str) -> str | None:
-    """The first call in the tests of a function that the code defines, its arguments literals; None when no test has one."""
-    defined = [node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
-    for node in ast.walk(ast.parse(tests)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in (names or defined):
-            try:
-                for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
-                    ast.literal_eval(argument)
-            except ValueError:
-                continue
-            target = names[1] if names else node.func.id
-            return ast.unparse(ast.Call(func=ast.Name(id=target), args=node.args, keywords=node.keywords))
-    return None
 
 
 class Kept:
@@ -115,9 +89,10 @@ class Kept:
         return execution
 
 
-async def second_events(source: str, sandbox: Sandbox) -> list[Any]:
+async def second_events(program: TraceProgram, source: str, sandbox: Sandbox) -> list[Any]:
     limits = Limits(output_bytes=256 << 20, wall_seconds=60, cpu_seconds=50, memory_mb=2048)
-    execution = await sandbox.run(SECOND_TRACER, files={"source.py": source.encode()}, limits=limits)
+    call = {"source": source, "entry": program.entry, "args": program.args}
+    execution = await sandbox.run(SECOND_TRACER, files={"call.json": json.dumps(call).encode()}, limits=limits)
     events: list[Any] = json.loads(execution.stdout)
     return events
 
@@ -154,35 +129,37 @@ def same(value: str | None, expected: str) -> bool:
 async def check(name: str, folder: Path, *, limit: int, sandbox: Sandbox) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
+    levels: Counter[str] = Counter()
     places = asyncio.Semaphore(2)
 
-    async def one(row: str, source: str, expected: str | None) -> None:
+    async def one(row: TraceProgram) -> None:
         async with places:
-            program = Program(source=source, entry="main")
+            program = row.program
             compiled, python = (Kept(sandbox, native=native) for native in (True, False))
             recording = await record_trace(program, sandbox=compiled, limits=LIMITS)
             await record_trace(program, sandbox=python, limits=LIMITS)
             again = await record_trace(program, sandbox=sandbox, limits=LIMITS)
             plain = await record_trace(program, sandbox=sandbox, limits=LIMITS, trace=False)
-            wrong = differences(recording, await second_events(recording.trace.source, sandbox))
+            wrong = differences(recording, await second_events(row, recording.trace.source, sandbox))
         text = render_trace(recording.trace)
         statuses[recording.status] += 1
+        levels[measure(recording.trace).level] += 1
         checks = {
             "round_trip": parse_trace(text) == recording.trace and render_trace(parse_trace(text)) == text,
             "repeats": again.trace == recording.trace,
             "value_as_plain": (recording.value, recording.stdout) == (plain.value, plain.stdout) and recording.status == plain.status,
             "locals_as_second_tracer": not wrong,
             "record_as_python": compiled.record == python.record != b"",
-            **({} if expected is None else {"value_as_data": same(recording.value, expected)}),
+            **({} if row.value is None else {"value_as_data": same(recording.value, row.value)}),
         }
         counts.update({"programs": 1, "events": recording.n_events, "characters": len(text), "valid": recording.status in WHOLE})
         counts.update({key: int(held) for key, held in checks.items()})
         failed = [key for key, held in checks.items() if not held]
         if failed or recording.status not in WHOLE:
-            print(f"{row}: {recording.status} {recording.reason[:80]} {failed} {wrong}", file=sys.stderr)
+            print(f"{row.id}: {recording.status} {recording.reason[:80]} {failed} {wrong}", file=sys.stderr)
 
-    await asyncio.gather(*(one(*program) for program in list(programs(name, folder))[:limit]))
-    return {**counts, "statuses": dict(statuses)}
+    await asyncio.gather(*map(one, islice(read_programs(folder / f"{name}.jsonl", form=name), limit)))
+    return {**counts, "statuses": dict(statuses), "levels": {level: levels[level] for level in LEVELS}}
 
 
 async def main(folder: Path, *, limit: int) -> None:
