@@ -6,8 +6,9 @@
             return StepResult(messages=(Message(role="user", content=action.content),), done=False)
 
 Built-in: `math`, the code kinds and trace predictions, most of them single-turn: what tells those apart is their grader. `math_python`
-has a tool, `code_attempts` shows the failures of public tests, `swe` repairs repositories in containers. Besides registered names
-there are those that installed distributions offer as entry points, and dotted paths, `package.module:Name`.
+has a tool, `code_attempts` shows the failures of public tests, `swe` repairs repositories in containers, `trace_debugger` asks what a
+debugger would show. Besides registered names there are those that installed distributions offer as entry points, and dotted paths,
+`package.module:Name`.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from environments.shape import SHAPE, check_factory, check_object
 from environments.single_turn import SingleTurn
 from environments.sources.base import SourceFactory
 from environments.swe.agent import RepoAgent
+from environments.traces.debugger.environment import TraceDebugger
 from environments.traces.tasks import TRACE_ENVS
 
 EnvironmentFactory = Callable[[Task], Environment]
@@ -235,3 +237,4 @@ for _name in ("math", "code", "code_stdio", "code_puzzle", "code_class", "code_i
 environment("code_attempts")(CodeAttempts)
 environment("math_python")(MathPython)
 environment("swe")(RepoAgent)
+environment("trace_debugger")(TraceDebugger)

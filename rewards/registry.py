@@ -19,6 +19,7 @@ from rewards.math import MathGrader
 from rewards.mix import MixGrader, parse_mix
 from rewards.score import Grader
 from rewards.swe import CwmSweGrader, SweGrader
+from rewards.trace_debugger import TraceDebuggerGrader
 from rewards.trace_frames import TraceFullGrader, TraceNextFrameGrader
 from rewards.trace_values import TraceInputGrader, TraceOutputGrader
 from rewards.trl_named import PREFIX, TrlNamedGrader
@@ -100,6 +101,7 @@ grader("cwm_math")(cwm_math)
 grader("cwm_code")(cwm_code)
 grader("swe")(SweGrader)
 grader("cwm_swe")(CwmSweGrader)
+grader("trace_debugger")(TraceDebuggerGrader)
 grader("length")(LengthGrader)
 reward("think_format")(think_format)
 reward("box_format")(box_format)

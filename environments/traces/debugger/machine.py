@@ -24,6 +24,7 @@ that leads nowhere, such as one forward from the last event, cannot be taken; no
 from dataclasses import dataclass
 from enum import StrEnum
 
+from environments.traces.entry import source_lines
 from environments.traces.records import EventKind, Trace
 
 
@@ -116,6 +117,10 @@ class Machine:
     def stops_at(self, index: int, line_no: int) -> bool:
         """Whether a breakpoint on that line stops at this event."""
         return self.events[index].kind is EventKind.LINE and self.events[index].line_no == line_no
+
+    def line(self, line_no: int) -> str:
+        """Text of a line of the source, from 1."""
+        return source_lines(self.trace.source)[line_no - 1]
 
     def stack(self, at: int) -> tuple[int, ...]:
         """Where each open call stands, the outermost first: of the callers the event at which they made the call, and `at` itself."""

@@ -1,0 +1,132 @@
+"""Episodes of the debugger with the real sandbox: what is shown, and what answers are worth."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from environments.records import Episode, Message, Problem, StepResult, StopReason, Task
+from environments.sandbox.make import make_sandbox
+from environments.traces.debugger.environment import TraceDebugger
+from environments.traces.debugger.machine import Action, ActionKind, Machine
+from environments.traces.debugger.task import LIMITS, DebuggerTask, gold_replies, turn_text
+from environments.traces.debugger.walk import Step, draw_walk
+from environments.traces.text import EVENT_TOKENS
+from environments.traces.tracer import record_trace
+from rewards.score import Score, ScoreStatus
+from rewards.trace_debugger import TraceDebuggerGrader
+
+pytestmark = pytest.mark.timeout(120)
+
+SOURCE = "def half(n):\n    return n // 2\n\ndef f(n):\n    m = half(n)\n    return m + 1\n"
+PROMPT = Message(role="user", content="Debug.")
+
+
+def problem(actions: Sequence[str] = ("all",), *, turns: int = 4, source: str = SOURCE, args: str = "[5]") -> Problem:
+    payload = {"source": source, "entry": "f", "args": args, "turns": turns, "actions": list(actions)}
+    return Problem(task=Task(id="p", env="trace_debugger", prompt=(PROMPT,), payload=payload), reference={}, source="test")
+
+
+def right(one: Problem) -> list[str]:
+    return gold_replies(*asyncio.run(walk_of(one)))
+
+
+async def walk_of(one: Problem) -> tuple[Machine, tuple[Step, ...]]:
+    asked, sandbox = DebuggerTask.of(one.task), make_sandbox()
+    try:
+        return asked.walk(await record_trace(asked.program, sandbox=sandbox, limits=LIMITS))
+    finally:
+        await sandbox.close()
+
+
+def play(one: Problem, answers: Sequence[str]) -> tuple[Score, tuple[Message, ...], StepResult]:
+    """An episode with these answers."""
+
+    async def run() -> tuple[Score, tuple[Message, ...], StepResult]:
+        environment, grader = TraceDebugger(one.task), TraceDebuggerGrader()
+        try:
+            messages = list(await environment.reset())
+            for text in answers:
+                messages.append(Message(role="assistant", content=text))
+                result = await environment.step(messages[-1])
+                messages += result.messages
+            episode = Episode(messages=tuple(messages), stop_reason=StopReason.DONE, n_sampled_tokens=0, outcome=result.outcome)
+            return await grader.grade(one, episode), tuple(messages), result
+        finally:
+            await environment.close()
+            await grader.close()
+
+    return asyncio.run(run())
+
+
+def test_right_answers_pass_turn_by_turn() -> None:
+    score, messages, last = play(problem(turns=6), right(problem(turns=6)))
+    assert (score.status, score.reward) == (ScoreStatus.OK, 1.0)
+    assert [message.role for message in messages] == ["user", "assistant"] * 6 and last.done and last.stop_reason is StopReason.DONE
+    assert (
+        messages[0].content.startswith("Debug.\n<|begin_of_text|><|trace_context_start|>def half(n):") and "Action: " in messages[2].content
+    )
+    assert {name: part.value for name, part in score.parts.items()} == dict.fromkeys(score.parts, 1.0)
+    assert sum(part.weight for part in score.parts.values()) == pytest.approx(1.0)
+
+
+def test_a_state_is_shown_with_its_callers_and_all_values() -> None:
+    machine, _ = asyncio.run(walk_of(problem()))
+    into, breakpoint = Action(kind=ActionKind.STEP_INTO), Action(kind=ActionKind.BREAKPOINT, line_no=6)
+    assert turn_text(machine, Step(at=3, action=into, to=4)) == (
+        'State:\n<|line_sep|>{"n": "5"}<|action_sep|>    m = half(n)\n<|frame_sep|>'
+        '<|line_sep|>{"n": "5"}<|action_sep|>    return n // 2\n<|frame_sep|>\nAction: step_into'
+    )
+    assert turn_text(machine, Step(at=0, action=breakpoint, to=5)).endswith("def f(n):\n<|frame_sep|>\nAction: breakpoint 6 (return m + 1)")
+
+
+def test_partly_right_answers_are_worth_their_components() -> None:
+    (true,) = right(problem(["continue"]))
+    assert true.endswith('<|arg_sep|>"3"<|frame_sep|>')
+    for answer, reward, reason in (
+        (true.replace('"3"', '"4"'), 0.0, "turn 1 (continue) is wrong in value"),
+        (true.replace("m + 1", "m"), 0.4, "is wrong in line"),
+        (true.replace(EVENT_TOKENS["return"], EVENT_TOKENS["exception"]), 0.6, "is wrong in event"),
+        ("I think it returns 3", -1.0, "nothing right, or is no frame"),
+        ("", -1.0, "nothing right, or is no frame"),
+    ):
+        score, _, _ = play(problem(["continue"]), [answer])
+        assert (score.status, score.reward) == (ScoreStatus.POLICY_FAIL, pytest.approx(reward)), answer
+        assert reason in score.reason and "expected:\n  <|return_sep|>" in score.log
+    score, _, _ = play(problem(["continue"]), [f"Let me see.</think>\n{true}\n"])
+    assert score.status is ScoreStatus.OK
+
+
+def test_turns_without_an_answer_count_as_wrong() -> None:
+    score, _, last = play(problem(turns=4), right(problem(turns=4))[:1])
+    assert not last.done
+    assert (score.status, score.reward, score.parts["exact"].value) == (ScoreStatus.POLICY_FAIL, pytest.approx(-0.5), 0.25)
+    assert score.reason == "1 of 4 answers are right; turn 2 was not answered"
+
+
+def test_another_input_of_a_call_is_judged_by_running_it() -> None:
+    payload = problem(["reverse_continue"], turns=1).task.payload
+    tasks = (Task(id=f"{seed}", env="trace_debugger", prompt=(PROMPT,), payload=payload) for seed in range(100))
+    machine, _ = asyncio.run(walk_of(problem()))
+    last = len(machine.events) - 1  # the value is known there
+    at_the_end = next(
+        task for task in tasks if draw_walk(machine, kinds=DebuggerTask.of(task).kinds, turns=1, seed=f"{task.id}/0")[0].at == last
+    )
+    one = Problem(task=at_the_end, reference={}, source="test")
+    for shown, status in (('"5"', ScoreStatus.OK), ('"4"', ScoreStatus.OK), ('"6"', ScoreStatus.POLICY_FAIL)):
+        score, _, _ = play(one, [right(one)[0].replace('"5"', shown)])
+        assert score.status is status, shown
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def f(n):\n    import os\n    os._exit(0)\n", "cannot be debugged (ended)"),
+        ("def f(n:\n", "cannot be debugged (syntax_error)"),
+        ("def g():\n    pass\n", "entry 'f' is not defined"),
+        ("import random\ndef f(n):\n    return random.random()\n", "does not repeat itself"),
+    ],
+)
+def test_programs_that_cannot_be_debugged_are_not_graded(source: str, reason: str) -> None:
+    score, _, _ = play(problem(["step_into"], source=source), [""] * 4)
+    assert (score.status, score.reward) == (ScoreStatus.UNGRADABLE, None) and reason in score.reason
