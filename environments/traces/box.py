@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, "/work")  # where the tracer put the modules below, until `main`
 
+from environments.traces.box_edit import make_editing_tracer
 from environments.traces.box_events import FILE, Included, make_tracer
-from environments.traces.box_record import Channel
+from environments.traces.box_record import BATCH, Channel
 from environments.traces.box_values import Shown, Text
 
 native: Any = None
@@ -49,6 +50,11 @@ def program_filter(include: list[str], exclude: list[str]) -> Included | None:
     return included
 
 
+def literal(text: str) -> Any:
+    """The value of a literal: the other side has checked that it is one."""
+    return eval(text, {"__builtins__": {"set": set}})
+
+
 def follow(code: Any, request: dict[str, Any], channel: Channel) -> NoReturn:
     """Run the program and end the process with its last record."""
     chars = request["repr_chars"]
@@ -59,12 +65,22 @@ def follow(code: Any, request: dict[str, Any], channel: Channel) -> NoReturn:
     module.__dict__["__file__"] = FILE
     included = program_filter(request["include"], request["exclude"])
     tracer: Any = None
-    if request["trace"]:
+    if request["trace"] and request["edits"]:
+        tracer = make_editing_tracer(
+            channel,
+            file=FILE,
+            batch=BATCH,
+            depth_limit=request["depth"],
+            value_of=shown.value,
+            included=included,
+            edits=[(number, name, literal(value)) for number, name, value in request["edits"]],
+        )
+    elif request["trace"]:
         tracer = make_tracer(channel, depth_limit=request["depth"], shown=shown, included=included, native=native)
     settrace, gettrace = sys.settrace, sys.gettrace
     if "async" in request["source"]:
         import asyncio  # takes longer than most programs
-    args = eval(request["args"], {"__builtins__": {"set": set}})  # a literal: the other side has checked it
+    args = literal(request["args"])
     value: Any = None
     target: Any = None
     started = False

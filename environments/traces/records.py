@@ -133,6 +133,18 @@ MAX_DEPTH = 800
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Edit:
+    """A local that is set while the program runs, as in a debugger."""
+
+    event: int
+    """Number in the trace, from 0, of the call or line event that shows the new value."""
+    name: str
+    """A local that this event shows anyway: Python gives a function no others."""
+    value: str
+    """Python literal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepFilter:
     """Which functions of the program's own file are followed: shell patterns on qualified names, such as `Stack.*`.
 

@@ -7,6 +7,7 @@ import ast
 import asyncio
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from environments.sandbox.base import Execution, Limits, Sandbox
 from environments.traces.entry import entry_line, normal_source, source_lines
 from environments.traces.native import native_files
 from environments.traces.read import Record, read_record
-from environments.traces.records import WHOLE, Recording, StepFilter, Trace, TraceLimits, TraceStatus
+from environments.traces.records import WHOLE, Edit, Recording, StepFilter, Trace, TraceLimits, TraceStatus
 
 _FOLDER = Path(__file__).parent
-_MODULES = ("box.py", "box_events.py", "box_lines.py", "box_record.py", "box_values.py")
+_MODULES = ("box.py", "box_edit.py", "box_events.py", "box_lines.py", "box_record.py", "box_values.py")
 _BOX_FILES = {f"environments/traces/{name}": (_FOLDER / name).read_bytes() for name in _MODULES}
 _LAUNCH = b"""
 import os, sys
@@ -43,18 +44,26 @@ class Program:
 
 
 async def record_trace(
-    program: Program, *, sandbox: Sandbox, limits: TraceLimits | None = None, step: StepFilter | None = None, trace: bool = True
+    program: Program,
+    *,
+    sandbox: Sandbox,
+    limits: TraceLimits | None = None,
+    step: StepFilter | None = None,
+    trace: bool = True,
+    edits: Sequence[Edit] = (),
 ) -> Recording:
     """Trace `program`. Whatever it does is a Recording; SandboxError means that the sandbox failed.
 
-    `trace=False` runs it the same way without a tracer: no events. Raises ValueError for a source that is no text, an entry that the
-    source does not define, and arguments that are no literal.
+    `trace=False` runs it the same way without a tracer: no events. `edits` are made on the way. Raises ValueError for a source that is no
+    text, an entry that the source does not define, and arguments or values that are no literals.
     """
     limits, step = limits or TraceLimits(), step or StepFilter()
     source = normal_source(program.source)
     if len(source) > MAX_SOURCE:
         raise ValueError(f"the source has {len(source)} characters; at most {MAX_SOURCE} can be traced")
     check_arguments(program)
+    for edit in edits:
+        _literal(edit.value, what="value", example="1 or 'a'")
     try:
         marked = entry_line(source, entry=program.entry)
     except SyntaxError as error:
@@ -64,6 +73,7 @@ async def record_trace(
         "entry": program.entry,
         "args": program.args,
         "trace": trace,
+        "edits": [(edit.event, edit.name, edit.value) for edit in edits],
         "include": list(step.include),
         "exclude": list(step.exclude),
         "events": limits.events,
@@ -123,13 +133,15 @@ def _not_run(source: str, reason: str) -> Recording:
 
 def check_arguments(program: Program) -> None:
     """Raise ValueError for arguments that are no literal of a list or tuple, and for some that a script would get."""
-    try:
-        value = ast.literal_eval(program.args)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(
-            f"args {program.args[:80]!r} is no Python literal ({type(error).__name__}): write a list such as [1, 'a']"
-        ) from None
+    value = _literal(program.args, what="args", example="a list such as [1, 'a']")
     if type(value) not in (list, tuple):
         raise ValueError(f"args {program.args[:80]!r} is no list: write [{program.args[:80]}]")
     if value and program.entry is None:
         raise ValueError("args are given without an entry: a script takes none; name the function to call")
+
+
+def _literal(text: str, *, what: str, example: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{what} {text[:80]!r} is no Python literal ({type(error).__name__}): write {example}") from None
