@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl.command_words import RUN_HELP
+from rl.debug.arguments import add_debug_command
 from rl.export.arguments import add_export_command
 from rl.history.arguments import add_history_commands
 from rl.swe.arguments import add_swe_commands
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add_history_commands(commands, command=_command)
     add_swe_commands(commands, command=_command, epilog=EPILOG)
     add_trace_command(commands, command=_command)
+    add_debug_command(commands, command=_command)
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
     return parser

@@ -29,13 +29,17 @@ def _trace(args: argparse.Namespace) -> int:
     if args.table and args.as_json:
         raise ValueError("--table and --json are given; choose one")
     limits = {name: getattr(args, name) for name in ("events", "depth", "seconds") if getattr(args, name) is not None}
-    try:
-        source = args.file.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{args.file} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
     return trace_command(
-        Program(source=source, entry=args.entry, args=args.args),
+        Program(source=read_source(args.file), entry=args.entry, args=args.args),
         limits=TraceLimits(**limits),
         step=StepFilter(include=tuple(args.step_into or ("*",)), exclude=tuple(args.step_over)),
         form="json" if args.as_json else "table" if args.table else "text",
     )
+
+
+def read_source(file: Path) -> str:
+    """The text of a Python file. Raises ValueError for one that is not UTF-8."""
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None

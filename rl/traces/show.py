@@ -55,11 +55,12 @@ def to_json(recording: Recording) -> dict[str, Any]:
         "seconds": round(recording.seconds, 4),
         "entry_line": trace.entry_line,
         "source": trace.source,
-        "events": [_event_json(event) for event in trace.events],
+        "events": [event_json(event) for event in trace.events],
     }
 
 
-def _event_json(event: TraceEvent) -> dict[str, Any]:
+def event_json(event: TraceEvent) -> dict[str, Any]:
+    """Everything of an event."""
     shown: dict[str, Any] = {"locals": dict(event.locals)} if event.locals is not None else {"value": event.value}
     return {"event": event.kind, "line_no": event.line_no, "depth": event.depth, "line": event.line, **shown}
 
