@@ -4,7 +4,8 @@ import inspect
 
 from environments.code_tests.read import TEST_ENVS, read_tests
 from environments.records import Problem
-from environments.traces.tasks import TRACE_ENVS, read_trace_task
+from environments.traces.debugger.task import DebuggerTask
+from environments.traces.tasks import DEBUGGER, TRACE_ENVS, read_trace_task
 from rewards.mix import parse_mix
 from rewards.trl_functions import columns_of, missing_column
 from rewards.trl_named import PREFIX
@@ -41,6 +42,11 @@ def check_needs(reward: str, problem: Problem) -> None:
         if term.name in TRACE_ENVS:
             try:
                 read_trace_task(term.name, problem.reference)
+            except ValueError as error:
+                raise ValueError(f"{what}: {error}") from None
+        if term.name == DEBUGGER:
+            try:
+                DebuggerTask.of(problem.task)
             except ValueError as error:
                 raise ValueError(f"{what}: {error}") from None
         if term.name in _FOLDER and not isinstance(problem.reference.get("folder"), str):

@@ -19,8 +19,10 @@ from environments.traces.debugger.machine import Machine
 from environments.traces.debugger.task import LIMITS, DebuggerTask, known_values, turn_text, walk_digest
 from environments.traces.debugger.walk import Step
 from environments.traces.recordings import Recordings
+from environments.traces.tasks import frames_text
 from environments.traces.text import TraceTextError, parse_event, render_event
 from rewards.score import Score, ScorePart, ScoreStatus
+from rewards.trace_values import ungradable
 
 PASS_REWARD, FAIL_REWARD = 1.0, -1.0
 
@@ -42,11 +44,11 @@ class TraceDebuggerGrader:
             asked = DebuggerTask.of(problem.task)
             machine, steps = asked.walk(await self._recordings.of(asked.program))
         except ValueError as error:
-            return _ungradable(problem, str(error))
+            return ungradable(problem, str(error))
         said = _exchanges(episode.messages)
         shown = bool(said) and all(text.endswith(turn_text(machine, step)) for (text, _), step in zip(said, steps, strict=False))
         if not shown or episode.outcome.get("walk", own := walk_digest(machine, steps)) != own:
-            return _ungradable(problem, "the episode shows other states than the trace of its program: the program does not repeat itself")
+            return ungradable(problem, "the episode shows other states than the trace of its program: the program does not repeat itself")
         answers = [answer for _, answer in said[: len(steps)]]
         matches = [await self._match(machine, step, answer) for step, answer in zip(steps, answers, strict=False)]
         matches += [compare_events(machine.events[step.to], None) for step in steps[len(answers) :]]
@@ -61,7 +63,7 @@ class TraceDebuggerGrader:
     async def _match(self, machine: Machine, step: Step, answer: str) -> ComponentMatch:
         true = machine.events[step.to]
         try:
-            predicted = parse_event(final_part(answer).strip(), known=known_values(machine, step))
+            predicted = parse_event(frames_text(final_part(answer)), known=known_values(machine, step))
         except TraceTextError:
             return compare_events(true, None)
         match = compare_events(true, predicted)
@@ -118,7 +120,3 @@ def _first_wrong(steps: Sequence[Step], matches: Sequence[ComponentMatch], answe
 def _turn_log(machine: Machine, step: Step, answer: str) -> str:
     true = render_event(machine.events[step.to], known={})
     return labelled("action", str(step.action)) + labelled("expected", true) + labelled("answer", answer)
-
-
-def _ungradable(problem: Problem, why: str) -> Score:
-    return Score(reward=None, status=ScoreStatus.UNGRADABLE, reason=f"problem {problem.task.id}: {why}")

@@ -23,7 +23,7 @@ PROMPT = Message(role="user", content="Debug.")
 
 
 def problem(actions: Sequence[str] = ("all",), *, turns: int = 4, source: str = SOURCE, args: str = "[5]") -> Problem:
-    payload = {"source": source, "entry": "f", "args": args, "turns": turns, "actions": list(actions)}
+    payload = {"code": source, "entry": "f", "args": args, "turns": turns, "actions": " ".join(actions)}
     return Problem(task=Task(id="p", env="trace_debugger", prompt=(PROMPT,), payload=payload), reference={}, source="test")
 
 
@@ -63,9 +63,7 @@ def test_right_answers_pass_turn_by_turn() -> None:
     score, messages, last = play(problem(turns=6), right(problem(turns=6)))
     assert (score.status, score.reward) == (ScoreStatus.OK, 1.0)
     assert [message.role for message in messages] == ["user", "assistant"] * 6 and last.done and last.stop_reason is StopReason.DONE
-    assert (
-        messages[0].content.startswith("Debug.\n<|begin_of_text|><|trace_context_start|>def half(n):") and "Action: " in messages[2].content
-    )
+    assert messages[0].content.startswith("Debug.\n<|trace_context_start|>def half(n):") and "Action: " in messages[2].content
     assert {name: part.value for name, part in score.parts.items()} == dict.fromkeys(score.parts, 1.0)
     assert sum(part.weight for part in score.parts.values()) == pytest.approx(1.0)
 
@@ -106,11 +104,13 @@ def test_turns_without_an_answer_count_as_wrong() -> None:
 
 def test_another_input_of_a_call_is_judged_by_running_it() -> None:
     payload = problem(["reverse_continue"], turns=1).task.payload
-    tasks = (Task(id=f"{seed}", env="trace_debugger", prompt=(PROMPT,), payload=payload) for seed in range(100))
+    tasks = (Task(id="p", env="trace_debugger", prompt=(PROMPT,), payload={**payload, "walk": walk}) for walk in range(100))
     machine, _ = asyncio.run(walk_of(problem()))
     last = len(machine.events) - 1  # the value is known there
     at_the_end = next(
-        task for task in tasks if draw_walk(machine, kinds=DebuggerTask.of(task).kinds, turns=1, seed=f"{task.id}/0")[0].at == last
+        task
+        for task in tasks
+        if draw_walk(machine, kinds=DebuggerTask.of(task).kinds, turns=1, seed=str(task.payload["walk"]))[0].at == last
     )
     one = Problem(task=at_the_end, reference={}, source="test")
     for shown, status in (('"5"', ScoreStatus.OK), ('"4"', ScoreStatus.OK), ('"6"', ScoreStatus.POLICY_FAIL)):

@@ -10,7 +10,8 @@ from environments.lookup import unknown
 from environments.records import Json, Message, Problem, Task
 from environments.sources.code_rows import CODE_ENVS, OPTIONS_OF, CodeOptions, code_payload, code_reference
 from environments.sources.options import read_options
-from environments.traces.tasks import TRACE_ENVS, trace_reference
+from environments.traces.debugger.task import PAYLOAD_FIELDS, DebuggerTask
+from environments.traces.tasks import DEBUGGER, TRACE_ENVS, trace_reference
 
 HIDDEN_FIELDS = ("answer", "tests", "check", "solution", "expected", "reference")
 """Fields that go to the grader and may not appear in a prompt."""
@@ -125,7 +126,11 @@ class RowMapper:
         prompt = [Message(role="system", content=self.system)] if self.system is not None else []
         prompt.append(Message(role="user", content=self.template.render(row, where=where)))
         payload = code_payload(row, env=self.env, options=self.code_options, where=where)
+        if self.env == DEBUGGER:
+            payload |= {name: row[name] for name in PAYLOAD_FIELDS if row.get(name) is not None}
         task = Task(id=self._id(row, where=where, default=default_id), env=self.env, prompt=tuple(prompt), payload=payload)
+        if self.env == DEBUGGER:
+            _check_debugger(task, where=where)
         reference = self._reference(row, where=where)
         if self.columns:
             reference["columns"] = self._columns(row, where=where)
@@ -160,6 +165,8 @@ class RowMapper:
             reference["answer"] = _answer_text(reference["answer"], where=f"{where}: field {self.answer_field!r}")
         if self.solution is not None:
             reference["solution"] = self.solution.render(row, where=where)
+        if self.env == DEBUGGER:
+            return {**reference, **({"replies": row["replies"]} if row.get("replies") is not None else {})}
         if self.env in TRACE_ENVS:
             return trace_reference(row, reference, env=self.env, where=where)
         if self.env in CODE_ENVS:
@@ -174,3 +181,10 @@ def _answer_text(value: Json, *, where: str) -> str:
     if not text.strip():
         raise ValueError(f"{where} is empty; there would be nothing to compare with")
     return text
+
+
+def _check_debugger(task: Task, *, where: str) -> None:
+    try:
+        DebuggerTask.of(task)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error} (environment {task.env!r})") from None

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from environments.code_tests.compare import literal
-from environments.records import Json
+from environments.records import Json, Task
+from environments.traces.debugger.task import INSTRUCTIONS, LIMITS, DebuggerOptions, DebuggerTask, gold_replies
 from environments.traces.programs import TraceProgram
 from environments.traces.records import WHOLE, Recording, TraceEvent, TraceStatus
-from environments.traces.tasks import FULL, INPUT, OUTPUT
+from environments.traces.tasks import DEBUGGER, FULL, INPUT, OUTPUT
 from environments.traces.text import BEGIN, render_context, render_events
 
 Row = dict[str, Json]
@@ -19,9 +20,17 @@ class NoTask(ValueError):
 
 
 def trace_row(
-    env: str, program: TraceProgram, recording: Recording, *, reasoning: bool = False, partial_credit: bool = True, seed: int = 0
+    env: str,
+    program: TraceProgram,
+    recording: Recording,
+    *,
+    reasoning: bool = False,
+    partial_credit: bool = True,
+    debugger: DebuggerOptions | None = None,
+    seed: int = 0,
 ) -> Row:
-    """The row of one program for one of the trace environments. `seed` chooses where a next frame is asked for. Raises NoTask."""
+    """The row of one program for one of the trace environments. `seed` chooses where a next frame is asked for, and the walk of the
+    debugger. Raises NoTask."""
     if recording.status not in WHOLE:
         raise NoTask(f"its trace ended with the status {recording.status}")
     row: Row = {"id": program.id, "code": recording.trace.source, "call": program.call, "level": program.difficulty}
@@ -29,6 +38,8 @@ def trace_row(
         return row | _output(program, recording, reasoning=reasoning)
     if env == INPUT:
         return row | _input(program, recording)
+    if env == DEBUGGER:
+        return row | _debugger(program, recording, options=debugger or DebuggerOptions(), seed=seed)
     return row | _frames(env, recording, partial_credit=partial_credit, seed=seed)
 
 
@@ -65,6 +76,19 @@ def _frames(env: str, recording: Recording, *, partial_credit: bool, seed: int) 
     context = render_context(trace.source, entry_line=trace.entry_line).removeprefix(BEGIN)
     row: Row = {"question": context + shown, "shown": shown, "answer": answer, "solution": answer}
     return row if partial_credit else {**row, "partial_credit": False}
+
+
+def _debugger(program: TraceProgram, recording: Recording, *, options: DebuggerOptions, seed: int) -> Row:
+    events = recording.trace.events
+    if len(events) > LIMITS.events or max((event.depth for event in events), default=0) > LIMITS.depth:
+        raise NoTask(f"it has more than {LIMITS.events} events, or {LIMITS.depth} calls in one another")
+    payload: Row = {"entry": program.entry, "args": program.args, "turns": options.turns, "actions": options.actions, "walk": str(seed)}
+    task = Task(id=program.id, env=DEBUGGER, prompt=(), payload={"code": program.source, **payload})
+    try:
+        machine, steps = DebuggerTask.of(task).walk(recording)
+    except ValueError as error:
+        raise NoTask(str(error)) from None
+    return payload | {"question": INSTRUCTIONS, "replies": gold_replies(machine, steps)}
 
 
 def _texts(events: Sequence[TraceEvent]) -> list[str]:

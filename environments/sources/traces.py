@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 from configs.schema import TaskConfig, bounded
@@ -15,16 +15,17 @@ from environments.sources.base import ProblemSource, random_stream
 from environments.sources.options import read_options
 from environments.sources.rows import RowMapper
 from environments.sources.trace_rows import NoTask, row_seed, trace_row
+from environments.traces.debugger.task import DebuggerOptions, check_actions
 from environments.traces.difficulty import LEVELS, check_levels, measure
 from environments.traces.generator import Generator, GeneratorOptions
 from environments.traces.programs import TraceProgram, read_programs
 from environments.traces.records import Recording
-from environments.traces.tasks import TRACE_ENVS
+from environments.traces.tasks import DEBUGGER, TRACE_ENVS
 from environments.traces.tracer import record_trace
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceOptions:
+class TraceOptions(DebuggerOptions):
     """Options of both sources."""
 
     levels: str = ""
@@ -44,6 +45,8 @@ class FileOptions(TraceOptions):
 
     form: str = "programs"
     """What its rows are: programs, humaneval, mbpp or cruxeval."""
+    walks: int = bounded(1, low=1, high=1000)
+    """trace_debugger: episodes of each program, each with a walk of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,10 @@ class GeneratedOptions(TraceOptions):
 
 def trace_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:
     """The source of `kind: traces`. Raises ValueError for options, and rows of a file, that cannot be used."""
-    if config.env not in TRACE_ENVS:
-        raise ValueError(f"tasks.{name}.env is {config.env!r}; tasks of kind 'traces' are for {', '.join(TRACE_ENVS)}")
+    envs = (*TRACE_ENVS, DEBUGGER)
+    if config.env not in envs:
+        raise ValueError(f"tasks.{name}.env is {config.env!r}; tasks of kind 'traces' are for {', '.join(envs)}")
+    check_actions(config.options.get("actions", DebuggerOptions.actions), where=f"tasks.{name}.options.actions")
     return TraceFileSource(name, config=config, seed=seed) if config.path else GeneratedTraceSource(name, config=config, seed=seed)
 
 
@@ -96,6 +101,7 @@ class GeneratedTraceSource:
                 made.recording,
                 reasoning=options.reasoning,
                 partial_credit=options.partial_credit,
+                debugger=options,
                 seed=row_seed(self._seed, index),
             )
             return self._mapper.problem(row | {"id": f"{made.program.difficulty}-{index}"}, where=f"tasks.{self._name}", default_id="")
@@ -122,13 +128,15 @@ class TraceFileSource:
         """Programs that make no task, by the reason."""
         self._problems: list[Problem] = []
         recordings = asyncio.run(_record_all(programs, field=f"tasks.{name}.path"))
-        for program, recording in zip(programs, recordings, strict=True):
+        walks = range(self._options.walks if config.env == DEBUGGER else 1)
+        for (program, recording), walk in product(zip(programs, recordings, strict=True), walks):
+            key = f"{program.id}/{walk}" if walk else program.id
             try:
-                row = self._row(program, recording, seed=row_seed(seed, name, program.id))
+                row = self._row(program, recording, seed=row_seed(seed, name, key))
             except NoTask as reason:
-                self.left_out[str(reason)] += 1
+                self.left_out[str(reason)] += walk == 0
             else:
-                self._problems.append(mapper.problem(row, where=f"{config.path}: program {program.id}", default_id=program.id))
+                self._problems.append(mapper.problem(row | {"id": key}, where=f"{config.path}: program {program.id}", default_id=key))
         if not self._problems:
             told = "; ".join(f"{count} x {why}" for why, count in self.left_out.most_common(3)) or "it has no rows"
             raise ValueError(f"tasks.{name}.path: no program of {config.path} makes a task of {config.env}: {told}")
@@ -150,7 +158,15 @@ class TraceFileSource:
         if options.max_events and recording.n_events > options.max_events:
             raise NoTask(f"it has more than {options.max_events} events")
         graded = replace(program, difficulty=level)
-        return trace_row(self._env, graded, recording, reasoning=options.reasoning, partial_credit=options.partial_credit, seed=seed)
+        return trace_row(
+            self._env,
+            graded,
+            recording,
+            reasoning=options.reasoning,
+            partial_credit=options.partial_credit,
+            debugger=options,
+            seed=seed,
+        )
 
 
 async def _record_all(programs: Sequence[TraceProgram], *, field: str) -> list[Recording]:

@@ -21,6 +21,8 @@ from environments.traces.text import END, FRAME, TraceTextError, known_after, pa
 OUTPUT, INPUT, NEXT_FRAME, FULL = "trace_output", "trace_input", "trace_next_frame", "trace_full"
 TRACE_ENVS = (OUTPUT, INPUT, NEXT_FRAME, FULL)
 """Environments of trace prediction; all are single-turn."""
+DEBUGGER = "trace_debugger"
+"""The one of several turns: `debugger/`."""
 TASK_FIELDS = ("code", "entry", "output", "shown", "reasoning", "partial_credit", "complete")
 """Fields of a reference beside `answer` and `solution`."""
 

@@ -126,5 +126,29 @@ BUILTIN_ROWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
             "solution": "".join(_FRAMES[1:]) + "<|end_of_text|>",
         },
     ),
+    "trace_debugger": (
+        {
+            "id": "forward",
+            "prompt": "Say where the debugger stands after the action.",
+            "code": _DOUBLE,
+            "entry": "f",
+            "args": "[4]",
+            "turns": 3,
+            "actions": "forward",
+            "walk": 3,
+            "replies": list(_FRAMES[1:]),
+        },
+        {
+            "id": "back",
+            "prompt": "Say where the debugger stands after the action.",
+            "code": _DOUBLE,
+            "entry": "f",
+            "args": "[4]",
+            "turns": 2,
+            "actions": "reverse",
+            "walk": 4,
+            "replies": [_FRAMES[2].replace("..", "4"), _FRAMES[0]],
+        },
+    ),
 }
 """By environment."""

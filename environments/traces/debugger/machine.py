@@ -54,7 +54,7 @@ class Action:
     """Of a breakpoint, from 1; 0 for others."""
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.line_no}" if self.kind in WITH_LINE else self.kind
+        return f"{self.kind} {self.line_no}" if self.kind in WITH_LINE else self.kind.value
 
 
 class Machine:

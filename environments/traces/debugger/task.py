@@ -6,15 +6,23 @@ from dataclasses import dataclass
 
 from configs.schema import bounded
 from environments.lookup import unknown
-from environments.records import Task
+from environments.records import Json, Task
 from environments.traces.debugger.machine import FORWARD, WITH_LINE, ActionKind, Machine
 from environments.traces.debugger.walk import Step, draw_walk
 from environments.traces.records import WHOLE, Recording, TraceLimits, TraceStatus
-from environments.traces.text import escape, render_context, render_event
+from environments.traces.text import BEGIN, escape, render_context, render_event
 from environments.traces.tracer import Program, check_arguments
 
-LIMITS = TraceLimits(events=2_000, seconds=5.0, depth=50)
+PAYLOAD_FIELDS = ("code", "entry", "args", "turns", "actions", "walk")
+"""Of a task: the program, and which walk."""
+MAX_TURNS = 100
+LIMITS = TraceLimits(events=2_000, depth=50)
 """Of the programs that are debugged."""
+_GROUPS = {
+    "all": tuple(ActionKind),
+    "forward": FORWARD,
+    "reverse": tuple(kind for kind in ActionKind if kind not in FORWARD),
+}
 _REPEATABLE = (*WHOLE, TraceStatus.EVENTS, TraceStatus.DEPTH)
 """Statuses of recordings that end at the same event each time."""
 INSTRUCTIONS = """You are a debugger of the Python program below, but you cannot run it. A turn gives you a state and an action. The state \
@@ -28,26 +36,24 @@ ran; to the first event."""
 
 @dataclass(frozen=True, kw_only=True)
 class DebuggerOptions:
-    """Options of a source of debugger tasks."""
+    """Options of a source, for trace_debugger alone."""
 
-    turns: int = bounded(4, low=1, high=100)
+    turns: int = bounded(4, low=1, high=MAX_TURNS)
     """Actions of an episode; `rollout.max_turns` must be as high."""
-    walks: int = bounded(1, low=1, high=10_000)
-    """Episodes of each program, each with a seed of its own."""
     actions: str = "all"
     """`all`, `forward`, `reverse`, or names of actions with spaces between."""
 
-    @property
-    def kinds(self) -> tuple[ActionKind, ...]:
-        """The actions. Raises ValueError for a name that is none."""
-        groups = {"all": tuple(ActionKind), "forward": FORWARD, "reverse": tuple(kind for kind in ActionKind if kind not in FORWARD)}
-        if self.actions in groups:
-            return groups[self.actions]
-        names = self.actions.split()
-        for name in names or [""]:
-            if name not in tuple(ActionKind):
-                raise ValueError(f"actions: {unknown('action', name, (*groups, *ActionKind))}")
-        return tuple(dict.fromkeys(map(ActionKind, names)))
+
+def check_actions(actions: Json, *, where: str) -> tuple[ActionKind, ...]:
+    """The actions that `DebuggerOptions.actions` names. Raises ValueError, beginning with `where`, for a name that is none."""
+    if not isinstance(actions, str):
+        raise ValueError(f"{where} is {str(actions)[:60]!r}; it must be text such as 'all' or 'step_into step_over'")
+    if actions in _GROUPS:
+        return _GROUPS[actions]
+    for name in actions.split() or [""]:
+        if name not in tuple(ActionKind):
+            raise ValueError(f"{where}: {unknown('action', name, (*_GROUPS, *ActionKind))}")
+    return tuple(dict.fromkeys(map(ActionKind, actions.split())))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,17 +70,18 @@ class DebuggerTask:
     def of(cls, task: Task) -> "DebuggerTask":
         """Read a payload. Raises ValueError that names the field that is wrong."""
         payload = task.payload
-        source, entry, args = payload.get("source"), payload.get("entry"), payload.get("args", "[]")
-        if not isinstance(source, str) or not source.strip() or not isinstance(entry, str | None) or not isinstance(args, str):
-            raise ValueError(f"task {task.id}: payload.source, entry and args must be the text of a program, a name, and a literal")
-        try:
-            check_arguments(Program(source=source, entry=entry, args=args))
-            options = DebuggerOptions(turns=int(payload.get("turns", 4)), actions=" ".join(payload.get("actions", ("all",))))
-            kinds = options.kinds
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"task {task.id}: payload: {error}") from None
-        program = Program(source=source, entry=entry, args=args)
-        return cls(program=program, kinds=kinds, turns=options.turns, seed=f"{task.id}/{payload.get('walk', 0)}")
+        code, entry, args = payload.get("code"), payload.get("entry"), payload.get("args", "[]")
+        if not isinstance(code, str) or not code.strip():
+            raise ValueError(f"field 'code' is {str(code)[:60]!r}; it must be the text of the program")
+        if not isinstance(entry, str | None) or not isinstance(args, str):
+            raise ValueError("fields 'entry' and 'args' must be the name of a function, and a literal of a list")
+        turns, actions = payload.get("turns", DebuggerOptions.turns), payload.get("actions", DebuggerOptions.actions)
+        if type(turns) is not int or not 1 <= turns <= MAX_TURNS:
+            raise ValueError(f"field 'turns' is {turns!r}; it must be a whole number from 1 to {MAX_TURNS}")
+        program = Program(source=code, entry=entry, args=args)
+        check_arguments(program)
+        kinds = check_actions(actions, where="field 'actions'")
+        return cls(program=program, kinds=kinds, turns=turns, seed=str(payload.get("walk", 0)))
 
     def walk(self, recording: Recording) -> tuple[Machine, tuple[Step, ...]]:
         """The machine and its steps. Raises ValueError when the program cannot be debugged: its trace is not the same each time, or
@@ -90,7 +97,8 @@ class DebuggerTask:
 
 def opening_text(machine: Machine, steps: Sequence[Step]) -> str:
     """The program and the first turn."""
-    return f"{render_context(machine.trace.source, entry_line=machine.trace.entry_line)}\n{turn_text(machine, steps[0])}"
+    context = render_context(machine.trace.source, entry_line=machine.trace.entry_line).removeprefix(BEGIN)
+    return f"{context}\n{turn_text(machine, steps[0])}"
 
 
 def turn_text(machine: Machine, step: Step) -> str:
