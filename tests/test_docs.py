@@ -50,7 +50,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
 COMMAND_NAMES = (
-    *("train", "eval", "grade", "env", "swe", "trace", "doctor"),
+    *("train", "eval", "grade", "env", "swe", "trace", "debug", "doctor"),
     *("sql", "runs", "compact", "show", "plot", "rescore", "replay", "diff", "view", "export"),
 )
 LOG_COMMAND = re.compile(r"rl (sql|runs|compact|show|plot|rescore|replay|diff|export|view \w+ --export)\b")
@@ -108,6 +108,8 @@ ANSWERED = {
     'rl trace double.py --entry double --args "[4]"': '<|line_sep|>{"n": "..", "total": "4", "_": ".."}',
     'rl trace double.py --entry double --args "[4]" --table': "ok: 9 events, returned 8",
     "rl trace double.py --json": '"status": "ok"',
+    'rl debug configs/base/tiny-cwm double.py --entry double --args "[4]" --script steps.txt': "!=  value  18",
+    'rl debug configs/base/tiny-cwm double.py --entry double --args "[4]" --script steps.txt --json': '"command": "edit total 10", "real"',
 }
 """Run for real, and what they print."""
 NOT_RUN = {

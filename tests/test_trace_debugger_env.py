@@ -1,15 +1,22 @@
 """Episodes of the debugger with the real sandbox: what is shown, and what answers are worth."""
 
 import asyncio
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from configs.schema import TaskConfig
 from environments.records import Episode, Message, Problem, StepResult, StopReason, Task
 from environments.sandbox.make import make_sandbox
+from environments.sources.base import ProblemSource
+from environments.sources.build import build_source
 from environments.traces.debugger.environment import TraceDebugger
 from environments.traces.debugger.machine import Action, ActionKind, Machine
-from environments.traces.debugger.task import LIMITS, DebuggerTask, gold_replies, turn_text
+from environments.traces.debugger.task import INSTRUCTIONS, LIMITS, DebuggerTask, gold_replies, turn_text
 from environments.traces.debugger.walk import Step, draw_walk
 from environments.traces.text import EVENT_TOKENS
 from environments.traces.tracer import record_trace
@@ -130,3 +137,53 @@ def test_another_input_of_a_call_is_judged_by_running_it() -> None:
 def test_programs_that_cannot_be_debugged_are_not_graded(source: str, reason: str) -> None:
     score, _, _ = play(problem(["step_into"], source=source), [""] * 4)
     assert (score.status, score.reward) == (ScoreStatus.UNGRADABLE, None) and reason in score.reason
+
+
+def source(options: dict[str, Any], *, path: Path | None = None) -> ProblemSource:
+    config = TaskConfig(kind="traces", env="trace_debugger", path=str(path) if path else None, options=options)
+    return build_source("steps", config=config, seed=3)
+
+
+def test_generated_programs_are_walked_and_their_replies_pass() -> None:
+    made = source({"levels": "easy", "turns": 5, "actions": "all"})
+    problems = [made.problem(index) for index in range(4)]
+    assert problems == [source({"levels": "easy", "turns": 5, "actions": "all"}).problem(index) for index in range(4)]
+    assert problems[0].task.prompt[0].content == INSTRUCTIONS
+    for one in problems:
+        score, _, last = play(one, one.reference["replies"])
+        assert (score.status, last.done, len(one.reference["replies"])) == (ScoreStatus.OK, True, 5), score.reason
+
+
+def test_programs_of_a_file_are_walked_several_times(tmp_path: Path) -> None:
+    rows = ({"id": "half", "source": SOURCE, "entry": "f", "args": "[5]"}, {"id": "bad", "source": "def f(:\n", "entry": "f"})
+    (tmp_path / "programs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = source({"walks": 3, "turns": 2, "actions": "reverse_into reverse_return"}, path=tmp_path / "programs.jsonl")
+    assert made.size == 3
+    problems = [made.problem(index) for index in range(3)]
+    assert [one.task.id for one in problems] == ["half", "half/1", "half/2"]
+    assert len({one.task.payload["walk"] for one in problems}) == 3
+    score, _, _ = play(problems[2], problems[2].reference["replies"])
+    assert score.status is ScoreStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"actions": "step_intoo"}, "tasks.steps.options.actions: unknown action 'step_intoo'; did you mean 'step_into'"),
+        ({"actions": ""}, "unknown action ''"),
+        ({"turns": 0}, "tasks.steps.options.turns is 0; it must be >= 1"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        source(options)
+
+
+def test_a_wrong_payload_is_named() -> None:
+    for change, reason in (
+        ({"code": ""}, "field 'code'"),
+        ({"args": "[f]"}, "no Python literal"),
+        ({"turns": "4"}, "field 'turns' is '4'"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            TraceDebugger(replace(problem().task, payload={**problem().task.payload, **change}))

@@ -18,6 +18,7 @@ PAYLOAD_FIELDS = ("code", "entry", "args", "turns", "actions", "walk")
 MAX_TURNS = 100
 LIMITS = TraceLimits(events=2_000, depth=50)
 """Of the programs that are debugged."""
+_NAMES = tuple(kind.value for kind in ActionKind)
 _GROUPS = {
     "all": tuple(ActionKind),
     "forward": FORWARD,
@@ -51,8 +52,8 @@ def check_actions(actions: Json, *, where: str) -> tuple[ActionKind, ...]:
     if actions in _GROUPS:
         return _GROUPS[actions]
     for name in actions.split() or [""]:
-        if name not in tuple(ActionKind):
-            raise ValueError(f"{where}: {unknown('action', name, (*_GROUPS, *ActionKind))}")
+        if name not in _NAMES:
+            raise ValueError(f"{where}: {unknown('action', name, (*_GROUPS, *_NAMES))}")
     return tuple(dict.fromkeys(map(ActionKind, actions.split())))
 
 
