@@ -14,6 +14,7 @@ from environments.traces.records import EventKind, TraceLimits
 from environments.traces.text import END, EVENT_TOKENS, parse_trace, render_event
 from environments.traces.tracer import Program
 from rl.cli import main
+from rl.debug.command import run_session
 from rl.debug.commands import NAMES, Command, read_command
 from rl.debug.neural import ContextFull, FrameWriter, NeuralDebugger
 from rl.debug.real import RealProgram
@@ -185,6 +186,29 @@ def test_words_of_commands() -> None:
     ):
         with pytest.raises(ValueError, match=reason):
             read_command(text)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stdin", [io.StringIO, Terminal])
+def test_commands_come_from_a_pipe_or_a_terminal(
+    stdin: type[io.StringIO], programs: dict[str, RealProgram], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = programs["COUNT"].start()
+    session = Session(programs["COUNT"], NeuralDebugger(Oracle(start.machine), most_frames=9), start=start)
+    monkeypatch.setattr("sys.stdin", stdin("into\nfly\nover\n"))
+    if stdin is Terminal:  # there a mistake is told, and the session goes on to the end of the input
+        run_session(session, script=None, as_json=True)
+    else:
+        with pytest.raises(ValueError, match="stdin:2: unknown command 'fly'"):
+            run_session(session, script=None, as_json=True)
+    shown = capsys.readouterr()
+    commands = [json.loads(line)["command"] for line in shown.out.replace("(rl debug) ", "").splitlines() if line]
+    assert commands == ["start", "step into", *(["step over"] if stdin is Terminal else [])]
+    assert ("unknown command 'fly'" in shown.err) == (stdin is Terminal)
 
 
 @pytest.fixture(scope="module")

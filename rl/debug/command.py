@@ -46,7 +46,7 @@ def debug_command(
 
 def run_session(session: Session, *, script: Path | None, as_json: bool) -> None:
     """Take commands until they end. Raises ValueError for a wrong one, except at a terminal."""
-    console = Console()
+    console, errors = Console(), Console(stderr=True)
 
     def show(view: View) -> None:
         if as_json:
@@ -67,7 +67,7 @@ def run_session(session: Session, *, script: Path | None, as_json: bool) -> None
         except ValueError as error:
             if not interactive:
                 raise ValueError(f"{where}: {error}") from None
-            console.print(Text(visible(str(error), one_line=True), style="red"))
+            errors.print(Text(visible(str(error), one_line=True), style="red"))
 
 
 def _typed() -> Iterator[tuple[str, str]]:

@@ -15,6 +15,9 @@ from environments.traces.tracer import Program, record_trace
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _MAX_ARGS = 20_000
+"""Characters of all predicted values."""
+_LIMITS = TraceLimits(seconds=2.0)
+"""A predicted input may keep the function busy for ever."""
 
 
 def called_function(machine: Machine, call: int) -> tuple[str, tuple[str, ...]] | None:
@@ -39,7 +42,7 @@ def called_function(machine: Machine, call: int) -> tuple[str, tuple[str, ...]] 
     return (found.name, names) if plain and set(event.locals or ()) == set(names) else None
 
 
-async def gives_output(machine: Machine, call: int, predicted: TraceEvent, *, sandbox: Sandbox, limits: TraceLimits) -> bool:
+async def gives_output(machine: Machine, call: int, predicted: TraceEvent, *, sandbox: Sandbox) -> bool:
     """Whether the call at that event, made with the predicted locals instead, returns what it returned.
 
     Whatever the prediction holds is an answer. SandboxError means that the sandbox failed.
@@ -53,7 +56,7 @@ async def gives_output(machine: Machine, call: int, predicted: TraceEvent, *, sa
     try:
         args = repr([literal(shown[parameter]) for parameter in parameters])
         program = Program(source=machine.trace.source, entry=name, args=args)
-        recording = await record_trace(program, sandbox=sandbox, limits=limits, trace=False)
+        recording = await record_trace(program, sandbox=sandbox, limits=_LIMITS, trace=False)
     except ValueError:  # no literals, or such that cannot be written again, as 1e999
         return False
     return recording.status is TraceStatus.OK and recording.value == machine.events[machine.return_of[call]].value

@@ -29,6 +29,8 @@ from environments.traces.records import EventKind, Trace
 
 
 class ActionKind(StrEnum):
+    """What an action does; the inverses begin with `reverse_`."""
+
     STEP_INTO = "step_into"
     STEP_OVER = "step_over"
     STEP_RETURN = "step_return"
