@@ -177,6 +177,8 @@ def test_programs_of_a_file_are_walked_several_times(tmp_path: Path) -> None:
 def test_wrong_options_are_named(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         source(options)
+    with pytest.raises(ValueError, match="is for env=trace_debugger, and env is trace_full: take it out"):
+        build_source("steps", config=TaskConfig(kind="traces", env="trace_full", options=options), seed=3)
 
 
 def test_a_wrong_payload_is_named() -> None:

@@ -64,6 +64,9 @@ def trace_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:
     envs = (*TRACE_ENVS, DEBUGGER)
     if config.env not in envs:
         raise ValueError(f"tasks.{name}.env is {config.env!r}; tasks of kind 'traces' are for {', '.join(envs)}")
+    for option in ("turns", "actions", "walks"):
+        if option in config.options and config.env != DEBUGGER:
+            raise ValueError(f"tasks.{name}.options.{option} is for env={DEBUGGER}, and env is {config.env}: take it out")
     check_actions(config.options.get("actions", DebuggerOptions.actions), where=f"tasks.{name}.options.actions")
     return TraceFileSource(name, config=config, seed=seed) if config.path else GeneratedTraceSource(name, config=config, seed=seed)
 

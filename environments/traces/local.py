@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from environments.traces.box import FILE, Channel, make_tracer
+from environments.traces.box_events import FILE, python_tracer
+from environments.traces.box_record import Channel
 from environments.traces.box_values import Shown, Text
 from environments.traces.entry import entry_line, source_lines
 from environments.traces.read import read_record
@@ -53,7 +54,7 @@ def record_own(program: Program, *, limits: TraceLimits) -> Recording:
     entry, args = _load(program)
     shown = Shown(chars=limits.repr_chars, buffers=False)
     channel = _Memory(limits=limits)
-    tracer = make_tracer(channel, depth_limit=limits.depth, shown=shown, included=None)
+    tracer = python_tracer(channel, depth_limit=limits.depth, shown=shown, included=None)
     started, before = time.perf_counter(), sys.gettrace()
     sys.settrace(tracer)
     try:

@@ -54,8 +54,8 @@ async def record_trace(
 ) -> Recording:
     """Trace `program`. Whatever it does is a Recording; SandboxError means that the sandbox failed.
 
-    `trace=False` runs it the same way without a tracer: no events. `edits` are made on the way. Raises ValueError for a source that is no
-    text, an entry that the source does not define, and arguments or values that are no literals.
+    `trace=False` runs it the same way without a tracer: no events, and no `edits`, made on the way. Raises ValueError for a source that
+    is no text, an entry that the source does not define, and arguments or values that are no literals.
     """
     limits, step = limits or TraceLimits(), step or StepFilter()
     source = normal_source(program.source)
