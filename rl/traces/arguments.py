@@ -14,6 +14,7 @@ def add_trace_command(commands: Any, *, command: AddCommand) -> None:
     trace.add_argument("--entry", metavar="NAME", help="function to call (default: run FILE as a script)")
     trace.add_argument("--args", default="[]", metavar="LIST", help="positional arguments as a Python literal, such as \"[1, 'a']\"")
     trace.add_argument("--table", action="store_true", help="print a table for people instead of the trace text")
+    trace.add_argument("--prose", action="store_true", help="print it in sentences")
     trace.add_argument("--step-into", action="append", metavar="PATTERN", help="follow only functions of FILE like this, such as 'Stack.*'")
     trace.add_argument("--step-over", action="append", default=[], metavar="PATTERN", help="do not follow functions of FILE like this")
     trace.add_argument("--events", type=int, metavar="N", help="most events")
@@ -24,16 +25,18 @@ def add_trace_command(commands: Any, *, command: AddCommand) -> None:
 def _trace(args: argparse.Namespace) -> int:
     from environments.traces.records import StepFilter, TraceLimits
     from environments.traces.tracer import Program
-    from rl.traces.show import trace_command
+    from rl.traces.show import Form, trace_command
 
-    if args.table and args.as_json:
-        raise ValueError("--table and --json are given; choose one")
+    known: tuple[tuple[Form, bool], ...] = (("table", args.table), ("prose", args.prose), ("json", args.as_json))
+    forms = [form for form, given in known if given]
+    if len(forms) > 1:
+        raise ValueError(f"--{forms[0]} and --{forms[1]} are given; choose one")
     limits = {name: getattr(args, name) for name in ("events", "depth", "seconds") if getattr(args, name) is not None}
     return trace_command(
         Program(source=read_source(args.file), entry=args.entry, args=args.args),
         limits=TraceLimits(**limits),
         step=StepFilter(include=tuple(args.step_into or ("*",)), exclude=tuple(args.step_over)),
-        form="json" if args.as_json else "table" if args.table else "text",
+        form=forms[0] if forms else "text",
     )
 
 

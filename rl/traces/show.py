@@ -1,4 +1,4 @@
-"""Prints a recorded trace: CWM's text, JSON, or a table for people."""
+"""Prints a recorded trace: CWM's text, JSON, or, for people, a table or sentences."""
 
 import asyncio
 import json
@@ -14,8 +14,9 @@ from environments.traces.records import WHOLE, EventKind, Recording, StepFilter,
 from environments.traces.text import render_trace
 from environments.traces.tracer import Program, record_trace
 from rl.log.text import visible
+from rl.traces.prose import describe_trace
 
-Form = Literal["text", "json", "table"]
+Form = Literal["text", "json", "table", "prose"]
 _STYLES = {EventKind.CALL: "cyan", EventKind.LINE: "", EventKind.RETURN: "green", EventKind.EXCEPTION: "red"}
 
 
@@ -26,6 +27,8 @@ def trace_command(program: Program, *, limits: TraceLimits, step: StepFilter, fo
         print(json.dumps(to_json(recording)))
     elif form == "table":
         _print_table(recording)
+    elif form == "prose":
+        print(describe_trace(recording.trace), end="")
     else:
         text = render_trace(recording.trace)
         print(visible(text) if sys.stdout.isatty() else text)
