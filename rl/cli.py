@@ -72,10 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--clean", action="store_true", help="delete an earlier run of the same name first")
     train.add_argument("--dry-run", action="store_true", help="check data, rewards and model, print settings and plan; write nothing")
 
-    evaluate = _command(commands, "eval", _eval, "pass rates on the held-out problems")
+    evaluate = _command(commands, "eval", _eval, "pass rates on held-out problems, or on all")
     evaluate.add_argument("settings", nargs="+", metavar="CONFIG|KEY=VALUE", help=CONFIG_HELP)
     evaluate.add_argument("--model", type=Path, metavar="PATH", help="model to evaluate instead of model.path")
     evaluate.add_argument("--samples", type=_positive, metavar="N", help="samples a problem instead of evaluation.samples")
+    evaluate.add_argument("--all", action="store_true", help="evaluate on every problem of the sources that can be counted")
     evaluate.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="repeat with these seeds (default: run.seed)")
 
     grade = _command(commands, "grade", _grade, "score a file of responses with any grader")
@@ -187,7 +188,8 @@ def _eval(args: argparse.Namespace) -> int:
     from rl.evaluate_model import evaluate_command
 
     with contextlib.redirect_stdout(sys.stderr) if args.as_json else contextlib.nullcontext():
-        report = evaluate_command(config, model_path=args.model, samples=args.samples, seeds=args.seeds or (config.run.seed,))
+        seeds = args.seeds or (config.run.seed,)
+        report = evaluate_command(config, model_path=args.model, samples=args.samples, seeds=seeds, all_problems=args.all)
     print(json.dumps(report.to_json()) if args.as_json else report.table())
     return 0
 

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from configs.schema import Config
@@ -12,6 +12,7 @@ from rewards.score import ScoreStatus
 from rl.log.metrics import ungraded_text
 from rl.records import Sampling
 from rl.rollout import GroupJob, GroupOutcome
+from rl.score_details import ScoreDetails
 from rl.statistics import Estimate, Tally, mean_pass_at_k, pass_at_k, pass_rate
 
 
@@ -33,6 +34,7 @@ class PassRate:
     """Of the ungraded: the infrastructure failed, again after the retries."""
     ungradable: int = 0
     """Of the ungraded: the reference cannot be used."""
+    details: ScoreDetails = field(default_factory=ScoreDetails)
 
     @property
     def passed(self) -> int:
@@ -91,24 +93,27 @@ class PassRate:
             "ungraded": self.ungraded,
             "infra": self.infra,
             "ungradable": self.ungradable,
+            **self.details.to_json(),
         }
 
     def lines(self, name: str) -> list[str]:
-        """For a person: the pass rate of task source `name`, then pass@k."""
+        """For a person: the pass rate of task source `name`, then pass@k, the components of the reward, and why samples failed."""
         low, high = self.interval
         first = f"  {name:<20} {self.value:.3f}  [{low:.3f}, {high:.3f}]  {self.passed}/{self.graded} passed, {self.ungraded_text}"
-        return [first] + [
+        pass_at = [
             f"  {f'  pass@{k}':<20} {one.value:.3f}  [{one.low:.3f}, {one.high:.3f}]  {one.problems} problems"
             + (f", {one.left_out} with fewer than {k} graded samples left out" if one.left_out else "")
             for k, one in self.pass_at().items()
         ]
+        return [first, *pass_at, *self.details.lines()]
 
     def __add__(self, other: "PassRate") -> "PassRate":
         """Further samples: of the same problems, or of others."""
         nothing = Tally(passed=0, graded=0)
         names = dict.fromkeys([*self.by_problem, *other.by_problem])
         merged = {name: self.by_problem.get(name, nothing) + other.by_problem.get(name, nothing) for name in names}
-        return PassRate(by_problem=merged, infra=self.infra + other.infra, ungradable=self.ungradable + other.ungradable)
+        infra, ungradable = self.infra + other.infra, self.ungradable + other.ungradable
+        return PassRate(by_problem=merged, infra=infra, ungradable=ungradable, details=self.details + other.details)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +128,7 @@ class EvalReport:
     """Sampled tokens a rollout."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: pass rate, pass@k, intervals and counts by task source."""
+        """Plain values by task source: pass rate, pass@k, intervals and counts, means of the reward's components, reasons of failures."""
         rates = {name: rate.to_json() for name, rate in self.by_env.items()}
         return {"step": self.step, "by_env": rates, "mean_tokens": self.mean_tokens}
 
@@ -171,13 +176,15 @@ def _pass_rate(outcome: GroupOutcome) -> PassRate:
     name = outcome.job.problem.task.id
     if outcome.group is None:
         return PassRate(by_problem={name: Tally(passed=0, graded=0, ungraded=outcome.job.n_samples)})
-    statuses = [rollout.score.status for rollout in outcome.group.rollouts]
+    scores = [rollout.score for rollout in outcome.group.rollouts]
+    statuses = [score.status for score in scores]
     passed = statuses.count(ScoreStatus.OK)
     graded = passed + statuses.count(ScoreStatus.POLICY_FAIL)
     return PassRate(
         by_problem={name: Tally(passed=passed, graded=graded, ungraded=len(statuses) - graded)},
         infra=statuses.count(ScoreStatus.INFRA),
         ungradable=statuses.count(ScoreStatus.UNGRADABLE),
+        details=ScoreDetails.of(name, scores),
     )
 
 

@@ -1,4 +1,4 @@
-"""`rl eval`: held-out pass rates of a model, with the generators and graders of training but without a learner."""
+"""`rl eval`: pass rates of a model on held-out problems or a whole benchmark, by the generators and graders of training."""
 
 import asyncio
 import sys
@@ -10,6 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from configs.schema import Config
+from environments.records import Problem
+from environments.sources.mixture import Mixture
 from rl.actors import ActorContext
 from rl.evaluate import EvalReport, PassRate, evaluate_heldout
 from rl.log.runs import RunPaths, prepare_run
@@ -53,18 +55,25 @@ class SeededReport:
         return "\n".join(lines)
 
 
-def evaluate_command(config: Config, *, model_path: Path | None, samples: int | None, seeds: Sequence[int]) -> SeededReport:
+def evaluate_command(
+    config: Config, *, model_path: Path | None, samples: int | None, seeds: Sequence[int], all_problems: bool = False
+) -> SeededReport:
     """Evaluate `model_path` (default: the configured model) on the configuration's held-out problems.
 
-    Raises ValueError when the configuration holds nothing out, or the model cannot be used.
+    `all_problems`: on every problem of a source that can be counted, as of a benchmark's file. Raises ValueError when there are no
+    such problems, or the model cannot be used.
     """
     if samples is not None:
         config = replace(config, evaluation=replace(config.evaluation, samples=samples))
     # Nothing is trained: the wave that starts together is the whole evaluation, and the generators get all the cores.
     config = replace(config, rollout=replace(config.rollout, max_staleness=0))
     mixture = checked_tasks(config)
-    if not mixture.heldout():
-        raise ValueError("no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100")
+    problems = _all_problems(mixture) if all_problems else mixture.heldout()
+    if not problems:
+        raise ValueError(
+            "no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100, or give --all to evaluate "
+            "on all problems of the sources that can be counted"
+        )
     path = resolve_model(str(model_path) if model_path else config.model.path, gguf_file=None if model_path else config.model.gguf_file)
     tokenizer = load_tokenizer(path)
     check_replies(config, tokenizer)
@@ -83,9 +92,7 @@ def evaluate_command(config: Config, *, model_path: Path | None, samples: int | 
             cluster = await start_cluster(context, plan=plan, with_learner=False, say=lambda message: print(message, file=sys.stderr))
             try:
                 reports = [
-                    await evaluate_heldout(
-                        config, problems=mixture.heldout(), rollouts=cluster.rollouts, sampling=sampling, step=0, seed=seed
-                    )
+                    await evaluate_heldout(config, problems=problems, rollouts=cluster.rollouts, sampling=sampling, step=0, seed=seed)
                     for seed in seeds
                 ]
             finally:
@@ -97,3 +104,7 @@ def evaluate_command(config: Config, *, model_path: Path | None, samples: int | 
     # The evaluation's own rollout log is scratch: what a run keeps is written by `rl train`.
     with tempfile.TemporaryDirectory(prefix="rl-eval-") as folder:
         return asyncio.run(run(Path(folder)))
+
+
+def _all_problems(mixture: Mixture) -> tuple[Problem, ...]:
+    return tuple(part.source.problem(index) for part in mixture.parts for index in range(part.size or 0))

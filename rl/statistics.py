@@ -39,7 +39,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A share with its interval."""
+    """A share, or another mean over problems, with its interval."""
 
     value: float
     """NaN without any problem; the interval is then (0, 1)."""
@@ -104,17 +104,30 @@ def pass_at_k(tallies: Sequence[Tally], *, k: int, draws: int = _DRAWS, seed: in
     where all problems agree, which leaves nothing to resample, Wilson's over the problems. Raises ValueError for k < 1.
     """
     values = _pass_at_k_values(tallies, k)
-    value = _mean(values)
-    if not values.size or np.ptp(values) == 0:
-        low, high = wilson_interval(value * values.size, values.size) if values.size else (0.0, 1.0)
-    else:
-        low, high = _percentiles(_resampled_means(values, draws=draws, seed=seed))
-    return Estimate(value=value, low=low, high=high, problems=values.size, left_out=len(tallies) - values.size, ungraded=_ungraded(tallies))
+    low, high = _interval_of_mean(values, draws=draws, seed=seed)
+    left_out, ungraded = len(tallies) - values.size, _ungraded(tallies)
+    return Estimate(value=_mean(values), low=low, high=high, problems=values.size, left_out=left_out, ungraded=ungraded)
+
+
+def mean_over_problems(values: Sequence[float], *, draws: int = _DRAWS, seed: int = 0) -> Estimate:
+    """Mean of a value that each problem has, with the interval of `pass_at_k`; for values that all are one beyond 0 and 1, that one."""
+    found = np.asarray(values, np.float64)
+    low, high = _interval_of_mean(found, draws=draws, seed=seed)
+    return Estimate(value=_mean(found), low=low, high=high, problems=found.size, left_out=0, ungraded=0)
 
 
 def mean_pass_at_k(tallies: Sequence[Tally], *, k: int) -> float:
     """The value of `pass_at_k` without its interval, which is what takes time. Raises ValueError for k < 1."""
     return _mean(_pass_at_k_values(tallies, k))
+
+
+def _interval_of_mean(values: np.ndarray, *, draws: int, seed: int) -> tuple[float, float]:
+    if not values.size:
+        return (0.0, 1.0)
+    if np.ptp(values):
+        return _percentiles(_resampled_means(values, draws=draws, seed=seed))
+    value = float(values[0])
+    return wilson_interval(value * values.size, values.size) if 0 <= value <= 1 else (value, value)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -1,14 +1,17 @@
 """Rollouts without a reward, from the grader to the log, the progress line, the evaluation and the summary; never as a 0."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 
+from rewards.score import Score, ScorePart, ScoreStatus
 from rl.evaluate import EvalReport, PassRate, _pass_rate
 from rl.log.query import RunLog
 from rl.rollout import GroupOutcome
+from rl.score_details import ScoreDetails
 from rl.statistics import Tally
 from tests.fakes import make_group, make_problem
 from tests.ring import make_tiny_model, metrics, rl, write_config
@@ -80,3 +83,21 @@ def test_an_evaluation_without_a_verdict_is_not_a_rate_of_zero() -> None:
     report = EvalReport(step=3, by_env={"sums": both}, mean_tokens=1.0)
     assert "1/1 passed, 5 ungraded (infra 2, ungradable 2, prompt too long 1)" in report.table()
     assert json.loads(json.dumps(report.to_json()))["by_env"]["sums"]["infra"] == 2
+
+
+def test_an_evaluation_has_the_means_of_the_components_and_the_kinds_of_failures() -> None:
+    def graded(value: float, reason: str = "") -> Score:
+        status = ScoreStatus.POLICY_FAIL if reason else ScoreStatus.OK
+        return Score(reward=value, status=status, parts={"state": ScorePart(value=value), "odd": ScorePart(value=math.nan)}, reason=reason)
+
+    ungraded = Score(reward=None, status=ScoreStatus.INFRA, parts={"state": ScorePart(value=0.0)}, reason="no sandbox")
+    first = ScoreDetails.of("a", [graded(1.0), graded(0.0, "line 3 is 'x' instead of 'it\\'s'"), ungraded])
+    whole = first + ScoreDetails.of("b", [graded(0.0, "line 12 is 'yy' instead of 'z'"), graded(0.0, "\x1b: no block")])
+    (mean,) = whole.to_json()["parts"].values()
+    assert mean["mean"] == 0.25 and mean["problems"] == 2 and mean["interval_95"] == [0.0, 0.5]
+    assert whole.failures == {"line … is … instead of …": 2, "\x1b: no block": 1}
+    assert PassRate(by_problem={}, details=whole).lines("t")[1:] == [
+        "    state              0.250  [0.000, 0.500]  2 problems",
+        "    2 failed: line … is … instead of …",
+        "    1 failed: \\x1b: no block",
+    ]
