@@ -384,7 +384,9 @@ class WarmStartConfig(Checked):
     warmup_steps: int = bounded(20, low=0)
     n_examples: int = bounded(4096, low=1)
     """Problems drawn from the training split of the configured tasks; each needs a reference solution text, or the replies of an
-    episode, which are played and graded first."""
+    episode, which are played and graded first. With `corpus`: rows drawn from its files."""
+    corpus: tuple[str, ...] = ()
+    """JSON lines to learn from in place of the tasks' solutions: rows with `text`, or with `prompt` and `completion` (`rl/corpus.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

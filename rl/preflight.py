@@ -1,6 +1,7 @@
 """Everything that can be wrong with a run, checked before anything is started or written; `rl train --dry-run` does this alone."""
 
 import asyncio
+import collections
 from pathlib import Path
 
 from configs.schema import Config
@@ -10,6 +11,7 @@ from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
 from environments.sources.swe_tasks import SweSource
+from rl.corpus import read_corpus
 from rl.graders import check_problems, check_rewards
 from rl.model_folder import check_model
 from rl.plan import uses_containers
@@ -20,6 +22,8 @@ from rl.scripted import check_script, encode_script, read_script
 def checked_run(config: Config) -> Mixture:
     """`checked_tasks`, and that the configured model is there. Raises as that does."""
     mixture = checked_tasks(config)
+    if config.warm_start.steps:
+        collections.deque(read_corpus(config.warm_start.corpus), maxlen=0)
     check_model(config.model.path, gguf_file=config.model.gguf_file)
     if (Path(config.model.path) / "tokenizer.json").is_file():  # else it is known once the model has been converted
         check_replies(config, load_tokenizer(config.model.path))

@@ -13,6 +13,7 @@ from environments.sources.mixture import Mixture
 from rl.actors import ActorContext
 from rl.buffer import Buffer
 from rl.checkpoint import Checkpoints, LoopState
+from rl.corpus import corpus_examples
 from rl.filters import get_door, put_door, unfit_rollout
 from rl.log.runs import RunIdentity, RunPaths, prepare_run
 from rl.loop import Loop
@@ -208,10 +209,12 @@ async def _starting_model(job: _Job, observer: RunObserver) -> Path:
 
 
 async def _warm_start_examples(job: _Job, observer: RunObserver) -> "list[SftExample | TokenExample]":
-    """The first problems with their solutions; those that are solved in several turns are played, each once."""
+    """The corpus, or the first problems with their solutions; those that are solved in several turns are played, each once."""
     from rl.demonstrations import REPLIES, play_demonstrations
     from rl.warm_start import SftExample
 
+    if job.config.warm_start.corpus:
+        return _corpus_examples(job, observer)
     examples: list[SftExample | TokenExample] = []
     played: dict[tuple[str, str], Problem] = {}
     for index in range(job.config.warm_start.n_examples):
@@ -235,3 +238,17 @@ async def _warm_start_examples(job: _Job, observer: RunObserver) -> "list[SftExa
             observer.say(f"warm start: demonstrations {told}")
         examples += done.examples
     return examples
+
+
+def _corpus_examples(job: _Job, observer: RunObserver) -> "list[SftExample | TokenExample]":
+    found = corpus_examples(
+        job.config.warm_start.corpus,
+        tokenizer=load_tokenizer(job.model_path),
+        n_examples=job.config.warm_start.n_examples,
+        context_length=job.config.model.context_length,
+        seed=job.config.run.seed,
+    )
+    tokens = sum(len(example.token_ids) for example in found.examples)
+    left_out = f", {found.too_long} longer than the context left out" if found.too_long else ""
+    observer.say(f"warm start: {len(found.examples)} of the corpus's {found.n_rows} rows, {tokens} tokens{left_out}")
+    return list(found.examples)
