@@ -1,9 +1,11 @@
-"""Files that survive a crash whole, the checksum that proves it, and locks."""
+"""Files that are whole or not there, the checksum that proves it, and locks."""
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import xxhash
@@ -16,6 +18,31 @@ def write_durably(target: Path, write: Callable[[Path], object]) -> None:
     sync(work)
     work.replace(target)
     sync(target.parent)
+
+
+def check_new(out: Path) -> None:
+    """Raise ValueError unless `out`, which the option --out gave, can be made: it does not exist, and its folder does."""
+    if os.path.lexists(out):
+        raise ValueError(f"--out {out} exists: choose another path, or remove it")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
+
+
+@contextlib.contextmanager
+def drafted(out: Path) -> Iterator[Path]:
+    """A path next to `out`, a file or a folder to be, which takes its place at the end; removed when something goes wrong."""
+    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield draft
+        if os.path.lexists(out):
+            raise ValueError(f"--out {out} was made by someone else meanwhile: choose another path")
+        draft.rename(out)
+    except BaseException:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -1,17 +1,14 @@
 """`rl export`: checks everything first, writes beside the target, and puts it in its place only when it is whole."""
 
-import contextlib
 import importlib
 import json
-import os
-import secrets
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from environments.lookup import unknown
+from rl.durable import check_new, drafted
 from rl.export.source import Source
 from rl.log.query import RunLog
 from rl.log.runs import find_run
@@ -51,15 +48,12 @@ def export_command(run: str, *, to: str, out: Path, where: str | None, as_json: 
         raise unknown("export format", to, FORMATS)
     root = find_run(run)
     export = _load(to)
-    if os.path.lexists(out):
-        raise ValueError(f"--out {out} exists: choose another path, or remove it")
-    if not out.parent.is_dir():
-        raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
+    check_new(out)
     with RunLog(root) as log:
         source = Source(log, root=root, where=where)
         if not FORMATS[to].spans_only and not source.selected:
             raise ValueError(_nothing(source, run=run, where=where))
-        with _beside(out) as draft:
+        with drafted(out) as draft:
             records = export(source, draft)
             if records.get("spans") == 0:
                 raise ValueError(f"the log of {run} has no spans {'yet' if where is None else 'of the rollouts that --where selects'}")
@@ -87,23 +81,6 @@ def _nothing(source: Source, *, run: str, where: str | None) -> str:
     if where is None or not source.in_log:
         return f"the log of {run} has no rollouts yet"
     return f"--where {where!r} selects none of the {source.in_log} rollouts of {run}"
-
-
-@contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """A path next to `out`, which takes its place at the end; removed when something goes wrong."""
-    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield draft
-        if os.path.lexists(out):
-            raise ValueError(f"--out {out} was made by someone else meanwhile: choose another path")
-        draft.rename(out)
-    except BaseException:
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        else:
-            draft.unlink(missing_ok=True)
-        raise
 
 
 def _report(source: Source, *, to: str, out: Path, records: dict[str, int], as_json: bool) -> None:
