@@ -18,7 +18,7 @@ from rl.debug.arguments import add_debug_command
 from rl.export.arguments import add_export_command
 from rl.history.arguments import add_history_commands
 from rl.swe.arguments import add_swe_commands
-from rl.traces.arguments import add_trace_command
+from rl.traces.arguments import add_trace_commands
 
 if TYPE_CHECKING:
     from configs.schema import Config
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add_export_command(commands, command=_command)
     add_history_commands(commands, command=_command)
     add_swe_commands(commands, command=_command, epilog=EPILOG)
-    add_trace_command(commands, command=_command)
+    add_trace_commands(commands, command=_command)
     add_debug_command(commands, command=_command)
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
