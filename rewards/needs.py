@@ -5,7 +5,7 @@ import inspect
 from environments.code_tests.read import TEST_ENVS, read_tests
 from environments.records import Problem
 from environments.traces.debugger.task import DebuggerTask
-from environments.traces.tasks import DEBUGGER, TRACE_ENVS, read_trace_task
+from environments.traces.tasks import DEBUGGER, FULL, TRACE_ENVS, read_trace_task
 from rewards.mix import parse_mix
 from rewards.trl_functions import columns_of, missing_column
 from rewards.trl_named import PREFIX
@@ -15,6 +15,8 @@ _ANSWER = ("math", "math_python", "cwm_math", "code_output")
 """Rewards that compare with `reference['answer']`."""
 _TESTS = {**{env: env for env in TEST_ENVS}, "cwm_code": "code"}
 """Rewards that run tests, and the environment whose form the tests have."""
+_TRACES = {**{env: env for env in TRACE_ENVS}, "trace_answer": FULL}
+"""Rewards of trace predictions, and the environment whose form the problems have."""
 _FOLDER = ("swe", "cwm_swe")
 """Rewards that read a task folder."""
 
@@ -39,9 +41,9 @@ def check_needs(reward: str, problem: Problem) -> None:
                 read_tests(_TESTS[term.name], problem.reference)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{what}: {error}") from None
-        if term.name in TRACE_ENVS:
+        if term.name in _TRACES:
             try:
-                read_trace_task(term.name, problem.reference)
+                read_trace_task(_TRACES[term.name], problem.reference)
             except ValueError as error:
                 raise ValueError(f"{what}: {error}") from None
         if term.name == DEBUGGER:

@@ -27,6 +27,9 @@ class _FrameGrader:
         except ValueError as error:
             return ungradable(problem, str(error))
         predicted, broken = self._predicted(task, final_part(episode.response))
+        return self._judged(task, predicted, broken)
+
+    def _judged(self, task: FrameTask, predicted: Sequence[TraceEvent], broken: str) -> Score:
         return _score(task, predicted, broken=broken)
 
     def _predicted(self, task: FrameTask, reply: str) -> tuple[tuple[TraceEvent, ...], str]:
@@ -91,12 +94,18 @@ def _score(task: FrameTask, predicted: Sequence[TraceEvent], *, broken: str) -> 
 
 
 def _components(matches: Sequence[ComponentMatch], expected: Sequence[TraceEvent]) -> dict[str, ScorePart]:
-    """The share of the expected frames that has a component right, of those that have the component."""
-    states: dict[str, list[float]] = {"event": [], "line": [], "locals": [], "value": []}
+    """The share of the expected frames that has a component right, of those that have the component; of locals, of the names.
+
+    As CWM's authors report it: `action` is event and line, `state` all locals or the value, exactly.
+    """
+    names = ("event", "line", "locals", "value", "action", "state")
+    states: dict[str, list[float]] = {name: [] for name in names}
     for match, event in zip(matches, expected, strict=True):
         states["event"].append(float(match.event))
         states["line"].append(float(match.line))
         states["locals" if event.locals is not None else "value"].append(match.state)
+        states["action"].append(float(match.event and match.line))
+        states["state"].append(float(match.state == 1.0))
     return {name: ScorePart(value=sum(found) / len(found), weight=0.0) for name, found in states.items() if found}
 
 

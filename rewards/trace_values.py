@@ -6,8 +6,10 @@ from environments.code_tests.compare import literal
 from environments.code_tests.records import InputTest, Judging
 from environments.fenced import ExtractionError, code_block
 from environments.records import Episode, Problem
-from environments.reply import THINK_END
-from environments.traces.tasks import INPUT, OUTPUT, InputTask, OutputTask, read_trace_task
+from environments.reply import THINK_END, final_part
+from environments.traces.call_frame import call_arguments
+from environments.traces.tasks import INPUT, OUTPUT, InputTask, OutputTask, ends_entry, frames_text, read_trace_task
+from environments.traces.text import parse_frames
 from rewards.code import FAIL_REWARD, CodeGrader, score_of
 from rewards.code_output import CodeOutputGrader
 from rewards.format import think_problem
@@ -42,7 +44,8 @@ class TraceOutputGrader:
 class TraceInputGrader(CodeGrader):
     """+1 when the reply's only fenced block holds arguments for which the function returns the value, -1 otherwise.
 
-    The arguments are positional literals. The function runs in the sandbox.
+    The arguments are positional literals. The function runs in the sandbox. With `frames` the reply is a whole trace of the call, and its
+    first frame shows the arguments.
     """
 
     async def grade(self, problem: Problem, episode: Episode) -> Score:
@@ -52,7 +55,8 @@ class TraceInputGrader(CodeGrader):
             return ungradable(problem, str(error))
         assert isinstance(task, InputTask), "of this environment"
         try:
-            arguments = literal_arguments(code_block(episode.response, languages=()))
+            said = _traced_input(task, episode.response) if task.frames else code_block(episode.response, languages=())
+            arguments = literal_arguments(said)
         except (ExtractionError, ValueError) as error:
             return policy_fail(str(error))
         test = InputTest(code=task.code, entry=task.entry, output=task.output, known_input=task.known_input, judging=Judging())
@@ -60,6 +64,14 @@ class TraceInputGrader(CodeGrader):
         if report.broken:
             return ungradable(problem, report.broken, log=report.log)
         return score_of(report, partial_credit=False)
+
+
+def _traced_input(task: InputTask, response: str) -> str:
+    """The arguments that a trace begins with. Raises ValueError for one that is malformed or does not go to its end."""
+    events, _ = parse_frames(frames_text(final_part(response)), source=task.code)
+    if not ends_entry(events):
+        raise ValueError("the frames do not go to the return of the entry")
+    return call_arguments(events[0], source=task.code, entry=task.entry)
 
 
 def literal_arguments(text: str) -> str:

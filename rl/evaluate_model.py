@@ -68,7 +68,7 @@ def evaluate_command(
     # Nothing is trained: the wave that starts together is the whole evaluation, and the generators get all the cores.
     config = replace(config, rollout=replace(config.rollout, max_staleness=0))
     mixture = checked_tasks(config)
-    problems = _all_problems(mixture) if all_problems else mixture.heldout()
+    problems = every_problem(mixture) if all_problems else mixture.heldout()
     if not problems:
         raise ValueError(
             "no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100, or give --all to evaluate "
@@ -106,5 +106,6 @@ def evaluate_command(
         return asyncio.run(run(Path(folder)))
 
 
-def _all_problems(mixture: Mixture) -> tuple[Problem, ...]:
+def every_problem(mixture: Mixture) -> tuple[Problem, ...]:
+    """Of the sources that can be counted, in their order."""
     return tuple(part.source.problem(index) for part in mixture.parts for index in range(part.size or 0))

@@ -11,7 +11,7 @@ from rewards.score import Score, ScoreStatus
 from rl.log.text import shorten, visible
 from rl.statistics import Estimate, mean_over_problems
 
-_PARTICULAR = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|-?\d+(?:\.\d+)?")
+_PARTICULAR = re.compile(r"(?<!\w)'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|-?\d+(?:\.\d+)?")
 """What differs between two failures of one kind: quoted texts and numbers."""
 _READ_CHARS, _REASON_CHARS, _SHOWN = 1000, 100, 5
 _OTHER = "(other reasons)"

@@ -6,6 +6,7 @@ from typing import Any
 
 from environments.code_tests.compare import literal
 from environments.records import Json, Task
+from environments.traces.call_frame import call_arguments
 from environments.traces.debugger.task import INSTRUCTIONS, LIMITS, DebuggerOptions, DebuggerTask, gold_replies
 from environments.traces.programs import TraceProgram
 from environments.traces.records import WHOLE, Recording, TraceEvent, TraceStatus
@@ -25,6 +26,7 @@ def trace_row(
     recording: Recording,
     *,
     reasoning: bool = False,
+    frames: bool = False,
     partial_credit: bool = True,
     debugger: DebuggerOptions | None = None,
     seed: int = 0,
@@ -37,7 +39,7 @@ def trace_row(
     if env == OUTPUT:
         return row | _output(program, recording, reasoning=reasoning)
     if env == INPUT:
-        return row | _input(program, recording)
+        return row | _input(program, recording, frames=frames)
     if env == DEBUGGER:
         return row | _debugger(program, recording, options=debugger or DebuggerOptions(), seed=seed)
     return row | _frames(env, recording, partial_credit=partial_credit, seed=seed)
@@ -52,18 +54,24 @@ def _output(program: TraceProgram, recording: Recording, *, reasoning: bool) -> 
     return {"question": question, "answer": value, "solution": solution, **({"reasoning": True} if reasoning else {})}
 
 
-def _input(program: TraceProgram, recording: Recording) -> Row:
+def _input(program: TraceProgram, recording: Recording, *, frames: bool) -> Row:
     value = _value(program, recording)
     call = program.call
     given = call[len(program.entry or "") + 1 : -1]
     if not given:
         raise NoTask("its entry takes no arguments")
+    if frames:
+        try:
+            call_arguments(recording.trace.events[0], source=recording.trace.source, entry=program.entry or "")
+        except ValueError as error:
+            raise NoTask(str(error)) from None
     return {
         "question": f"{_code(recording)}\nassert {program.entry}(??) == {value}",
         "entry": program.entry,
         "output": value,
         "answer": given,
-        "solution": f"```\n{given}\n```",
+        "solution": "".join(render_events(recording.trace.events)) if frames else f"```\n{given}\n```",
+        **({"frames": True} if frames else {}),
     }
 
 

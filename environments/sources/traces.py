@@ -35,6 +35,8 @@ class TraceOptions(DebuggerOptions):
     """Longer traces are left out; 0 means none."""
     reasoning: bool = False
     """trace_output: the reply reasons first, up to one `</think>`. Otherwise it is the answer alone."""
+    frames: bool = False
+    """trace_input: the reply is the whole trace of the call, whose first frame shows the input. Otherwise it is the input alone."""
     partial_credit: bool = True
     """trace_next_frame, trace_full: whether what is nearly right is worth more than nothing."""
 
@@ -103,6 +105,7 @@ class GeneratedTraceSource:
                 made.program,
                 made.recording,
                 reasoning=options.reasoning,
+                frames=options.frames,
                 partial_credit=options.partial_credit,
                 debugger=options,
                 seed=row_seed(self._seed, index),
@@ -166,6 +169,7 @@ class TraceFileSource:
             graded,
             recording,
             reasoning=options.reasoning,
+            frames=options.frames,
             partial_credit=options.partial_credit,
             debugger=options,
             seed=seed,

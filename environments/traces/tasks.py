@@ -3,7 +3,7 @@
 | env | the reference has |
 |---|---|
 | trace_output | `answer`: the literal that the call returns; `reasoning`: whether the reply thinks first |
-| trace_input | `code`, `entry`, `output`: the literal that the call must return; `answer`: one input that is right |
+| trace_input | `code`, `entry`, `output`: the literal that the call must return; `answer`: an input that is right; `frames`: see there |
 | trace_next_frame | `code`, `shown`: the frames in the prompt; `answer`: the frame that follows; `partial_credit` |
 | trace_full | as trace_next_frame, with all frames that follow; `complete` |
 """
@@ -23,7 +23,7 @@ TRACE_ENVS = (OUTPUT, INPUT, NEXT_FRAME, FULL)
 """Environments of trace prediction; all are single-turn."""
 DEBUGGER = "trace_debugger"
 """The one of several turns: `debugger/`."""
-TASK_FIELDS = ("code", "entry", "output", "shown", "reasoning", "partial_credit", "complete")
+TASK_FIELDS = ("code", "entry", "output", "shown", "reasoning", "frames", "partial_credit", "complete")
 """Fields of a reference beside `answer` and `solution`."""
 
 
@@ -46,6 +46,8 @@ class InputTask:
     """A literal."""
     known_input: str
     """Arguments that are right, as they stand between the parentheses of a call; empty where none are known."""
+    frames: bool
+    """Whether the reply is the whole trace of the call, whose first frame shows the input."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +81,7 @@ def read_trace_task(env: str, reference: Mapping[str, Json]) -> TraceTask:
             entry=entry,
             output=_literal(reference, "output"),
             known_input="" if known is None else str(known),
+            frames=_flag(reference, "frames", default=False),
         )
     return read_frame_task(env, reference)
 
