@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +18,7 @@ from rl.log.runs import RunPaths, prepare_run
 from rl.model import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import make_plan
-from rl.preflight import check_replies, checked_tasks
+from rl.preflight import check_replies, checked_tasks, left_out, left_out_lines
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.sampling import make_sampling
@@ -31,6 +31,8 @@ class SeededReport:
     seeds: tuple[int, ...]
     reports: tuple[EvalReport, ...]
     """One a seed."""
+    left_out: Mapping[str, Mapping[str, int]]
+    """Programs that make no task, by task source and reason."""
 
     def pooled(self, name: str) -> PassRate:
         """All seeds' samples of one task source together: a seed adds samples of the same problems."""
@@ -45,6 +47,9 @@ class SeededReport:
             name: {**self.pooled(name).to_json(), "by_seed": [report.by_env[name].value for report in self.reports]}
             for name in self.reports[0].by_env
         }
+        for name, reasons in self.left_out.items():
+            if name in sources:
+                sources[name]["left_out"] = dict(reasons)
         return {"seeds": list(self.seeds), "sources": sources, "mean_tokens": fmean(report.mean_tokens for report in self.reports)}
 
     def table(self) -> str:
@@ -52,7 +57,7 @@ class SeededReport:
         lines = [f"held-out pass rate over seeds {', '.join(map(str, self.seeds))} (95% interval)"]
         for name in self.reports[0].by_env:
             lines += self.pooled(name).lines(name)
-        return "\n".join(lines)
+        return "\n".join([*lines, *left_out_lines(self.left_out)])
 
 
 def evaluate_command(
@@ -99,7 +104,7 @@ def evaluate_command(
                 await cluster.close()
         finally:
             stop_ray()
-        return SeededReport(seeds=tuple(seeds), reports=tuple(reports))
+        return SeededReport(seeds=tuple(seeds), reports=tuple(reports), left_out=left_out(mixture))
 
     # The evaluation's own rollout log is scratch: what a run keeps is written by `rl train`.
     with tempfile.TemporaryDirectory(prefix="rl-eval-") as folder:

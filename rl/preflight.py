@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+from collections.abc import Mapping
 from pathlib import Path
 
 from configs.schema import Config
@@ -11,6 +12,7 @@ from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
 from environments.sources.swe_tasks import SweSource
+from environments.sources.traces import TraceFileSource
 from rl.corpus import read_corpus
 from rl.graders import check_problems, check_rewards
 from rl.model_folder import check_model
@@ -46,6 +48,20 @@ def checked_tasks(config: Config) -> Mixture:
     if uses_containers(config):
         asyncio.run(check_images(mixture))
     return mixture
+
+
+def left_out(mixture: Mixture) -> dict[str, dict[str, int]]:
+    """Programs of trace sources that make no task, by source and reason."""
+    sources = {part.name: part.source for part in mixture.parts}
+    return {name: dict(source.left_out) for name, source in sources.items() if isinstance(source, TraceFileSource) and source.left_out}
+
+
+def left_out_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """For a person."""
+    return [
+        f"tasks.{name}: {sum(reasons.values())} programs make no task: " + "; ".join(f"{count} x {why}" for why, count in reasons.items())
+        for name, reasons in found.items()
+    ]
 
 
 async def check_images(mixture: Mixture) -> None:

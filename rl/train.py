@@ -21,7 +21,7 @@ from rl.model import resolve_model
 from rl.observer import RunObserver
 from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import Plan, make_plan
-from rl.preflight import checked_run
+from rl.preflight import checked_run, left_out, left_out_lines
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.records import Sampling, TokenExample
@@ -94,7 +94,7 @@ class _Job:
 async def _train(job: _Job, *, resume: bool) -> int:
     config, run = job.config, job.run
     checkpoints = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
-    notes: list[str] = []
+    notes = left_out_lines(left_out(job.mixture))
     restored = checkpoints.newest(say=notes.append) if resume else None
     if restored is not None:
         job.mixture.restore(restored[1].mixture)  # other data is told before the processes start

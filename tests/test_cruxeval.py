@@ -89,8 +89,7 @@ def evaluate(config: Config, problems: Sequence[Problem], policy: Callable[[Prob
 
 
 def gold(problem: Problem) -> str:
-    solution = str(problem.reference["solution"])
-    return f"It is so.\n</think>\n{solution}" if problem.source == "input_reasoning" else solution
+    return str(problem.reference["solution"])
 
 
 def test_every_mode_has_all_problems_and_asks_for_what_it_grades(problems: dict[str, list[Problem]]) -> None:

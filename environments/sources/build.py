@@ -10,7 +10,7 @@ from environments.sources.mixture import Mixture, MixturePart
 from environments.sources.programs import ProgramSource
 from environments.sources.reasoning_gym_source import ReasoningGymSource
 from environments.sources.swe_tasks import SweSource
-from environments.sources.traces import trace_source
+from environments.sources.traces import forget_recordings, trace_source
 
 
 def build_tasks(config: Config) -> Mixture:
@@ -30,6 +30,7 @@ def build_tasks(config: Config) -> Mixture:
         if source.size != 0:  # the mixture refuses an empty one
             _try_first(name, source)
         parts.append(MixturePart(name=name, source=source, weight=task.weight, heldout=task.heldout, limit=task.limit))
+    forget_recordings()
     return Mixture(parts, seed=config.run.seed)
 
 

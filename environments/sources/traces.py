@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice, product
 from pathlib import Path
 
@@ -129,11 +130,14 @@ class TraceFileSource:
         self._env = config.env
         mapper = RowMapper.of(name, config=config, generated=True)
         path = Path(config.path).expanduser()
-        programs = list(islice(read_programs(path, form=self._options.form, field=f"tasks.{name}.path"), config.limit or None))
+        programs = tuple(islice(read_programs(path, form=self._options.form, field=f"tasks.{name}.path"), config.limit or None))
         self.left_out: Counter[str] = Counter()
         """Programs that make no task, by the reason."""
         self._problems: list[Problem] = []
-        recordings = asyncio.run(_record_all(programs, field=f"tasks.{name}.path"))
+        try:
+            recordings = _recordings(programs)
+        except ValueError as error:
+            raise ValueError(f"tasks.{name}.path: {error}") from None
         walks = range(self._options.walks if config.env == DEBUGGER else 1)
         for (program, recording), walk in product(zip(programs, recordings, strict=True), walks):
             key = f"{program.id}/{walk}" if walk else program.id
@@ -176,7 +180,18 @@ class TraceFileSource:
         )
 
 
-async def _record_all(programs: Sequence[TraceProgram], *, field: str) -> list[Recording]:
+@lru_cache(maxsize=1)
+def _recordings(programs: tuple[TraceProgram, ...]) -> list[Recording]:
+    """Kept until they are forgotten or others are asked for: several sources of a configuration read the same file."""
+    return asyncio.run(_record_all(programs))
+
+
+def forget_recordings() -> None:
+    """Free what is kept for the next source: all sources are made."""
+    _recordings.cache_clear()
+
+
+async def _record_all(programs: Sequence[TraceProgram]) -> list[Recording]:
     """Recordings in the order of `programs`. Raises ValueError that names a program without its entry, SandboxUnavailable."""
     sandbox = make_sandbox()
     places = asyncio.Semaphore(os.cpu_count() or 1)
@@ -186,7 +201,7 @@ async def _record_all(programs: Sequence[TraceProgram], *, field: str) -> list[R
             try:
                 return await record_trace(program.program, sandbox=sandbox)
             except ValueError as error:
-                raise ValueError(f"{field}: program {program.id}: {error}") from None
+                raise ValueError(f"program {program.id}: {error}") from None
 
     try:
         return await asyncio.gather(*map(record, programs))
