@@ -59,7 +59,7 @@ def left_out(mixture: Mixture) -> dict[str, dict[str, int]]:
 def left_out_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
     """For a person."""
     return [
-        f"tasks.{name}: {sum(reasons.values())} programs make no task: " + "; ".join(f"{count} x {why}" for why, count in reasons.items())
+        f"tasks.{name}: programs left out because they make no task: {'; '.join(f'{count} x {why}' for why, count in reasons.items())}"
         for name, reasons in found.items()
     ]
 

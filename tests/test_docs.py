@@ -110,6 +110,10 @@ ANSWERED = {
     "rl trace double.py --json": '"status": "ok"',
     'rl debug configs/base/tiny-cwm double.py --entry double --args "[4]" --script steps.txt': "!=  value  18",
     'rl debug configs/base/tiny-cwm double.py --entry double --args "[4]" --script steps.txt --json': '"command": "edit total 10", "real"',
+    'rl trace double.py --entry double --args "[4]" --prose': "Line 4, `total += n`: total becomes 4.",
+    "rl trace-corpus data/functions.jsonl --generate easy:40 --form trace --form prose --form trace_output --out functions": (
+        "42 trace, 42 prose, 42 trace_output"
+    ),
 }
 """Run for real, and what they print."""
 NOT_RUN = {
@@ -117,6 +121,9 @@ NOT_RUN = {
     "rl eval configs/swe_mutate.yaml generator.engine=scripted generator.script=oracle.json": "tests/test_swe_ring.py plays scripts",
     **dict.fromkeys(
         ("rl swe engine start", "rl swe engine status --json", "rl swe engine stop"), "tests/test_local_engine.py does it in another folder"
+    ),
+    "rl eval configs/cruxeval.yaml --model models/my-model tasks.output_direct.path=data/cruxeval.jsonl --all --samples 10": (
+        "tests/test_cruxeval.py evaluates known policies with it"
     ),
     "rl view": "serves until it is stopped; tests/test_view.py starts it",
     "rl view quickstart": "the same",
