@@ -111,7 +111,7 @@ ANSWERED = {
     'rl debug configs/base/tiny-cwm double.py --entry double --args "[4]" --script steps.txt': "!=  value  18",
     'rl debug configs/base/tiny-cwm double.py --entry double --args "[4]" --script steps.txt --json': '"command": "edit total 10", "real"',
     'rl trace double.py --entry double --args "[4]" --prose': "Line 4, `total += n`: total becomes 4.",
-    "rl trace-corpus data/functions.jsonl --generate easy:40 --form trace --form prose --form trace_output --out functions": (
+    "rl trace-corpus data/traced.jsonl --generate easy:40 --form trace --form prose --form trace_output --out functions": (
         "42 trace, 42 prose, 42 trace_output"
     ),
 }
