@@ -69,7 +69,7 @@ def corpus_command(
         if form not in FORMS:
             raise ValueError(f"--form: {unknown('form of a corpus', form, FORMS)}")
     check_new(out)
-    sources = [*(_file(word) for word in files), *(_generated(word, seed=seed) for word in generate)]
+    sources: list[_File | _Generated] = [*(_file(word) for word in files), *(_generated(word, seed=seed) for word in generate)]
     if not sources:
         raise ValueError("nothing to trace: name a file of programs, or give --generate, for example --generate easy:500")
     for source in sources:

@@ -100,7 +100,7 @@ class CorpusFiles:
         self, *, read: int, left_out: Mapping[str, int], settings: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         """Write the card and the counts, and return the counts. `read`: programs of all sources."""
-        counts = {
+        counts: dict[str, Any] = {
             "read": read,
             "rows": self.rows,
             "left_out": dict(sorted(left_out.items())),
