@@ -140,19 +140,22 @@ def test_eval_routes_options_and_prints(config_file: str, monkeypatch: pytest.Mo
         seeds: tuple[int, ...]
         model: Path | None
         samples: int | None
+        all_problems: bool
 
         def to_json(self) -> dict[str, Any]:
-            return {"seeds": list(self.seeds), "model": str(self.model), "samples": self.samples}
+            return {"seeds": list(self.seeds), "model": str(self.model), "samples": self.samples, "all": self.all_problems}
 
         def table(self) -> str:
             return "the table"
 
-    def evaluate_command(config: Any, *, model_path: Path | None, samples: int | None, seeds: tuple[int, ...]) -> Report:
-        return Report(seeds, model_path, samples)
+    def evaluate_command(
+        config: Any, *, model_path: Path | None, samples: int | None, seeds: tuple[int, ...], all_problems: bool
+    ) -> Report:
+        return Report(seeds, model_path, samples, all_problems)
 
     stand_in(monkeypatch, "rl.evaluate_model", evaluate_command=evaluate_command)
-    assert main(["eval", config_file, "--json", "--model", "out/model", "--samples", "4", "--seeds", "0,1,2", "run.seed=9"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"seeds": [0, 1, 2], "model": "out/model", "samples": 4}
+    assert main(["eval", config_file, "--json", "--model", "out/model", "--samples", "4", "--all", "--seeds", "0,1,2", "run.seed=9"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"seeds": [0, 1, 2], "model": "out/model", "samples": 4, "all": True}
     assert main(["eval", config_file, "run.seed=9"]) == 0
     assert capsys.readouterr().out == "the table\n"
 
