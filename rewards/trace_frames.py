@@ -1,5 +1,6 @@
 """Graders of predicted frames: the one that comes next (`trace_next_frame`), or all up to the end (`trace_full`)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from rewards.trace_values import ungradable
 PASS_REWARD, FAIL_REWARD = 1.0, -1.0
 
 
-class _FrameGrader:
+class _FrameGrader(ABC):
     """+1 when every frame is right, otherwise -1, or between -1 and +1 by the components that are right (`partial_credit`)."""
 
     env: ClassVar[str]
@@ -32,11 +33,11 @@ class _FrameGrader:
     def _judged(self, task: FrameTask, predicted: Sequence[TraceEvent], broken: str) -> Score:
         return _score(task, predicted, broken=broken)
 
+    @abstractmethod
     def _predicted(self, task: FrameTask, reply: str) -> tuple[tuple[TraceEvent, ...], str]:
         """The frames of a reply, up to what is none, and what is wrong with that."""
-        raise NotImplementedError
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027  # whole as it is
         """Nothing to release."""
 
 
