@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import threading
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,35 @@ def test_a_baseline_of_the_batch_needs_the_whole_batch(made: Path, tmp_path: Pat
     with RunLog(root) as log:
         trained = dict(log.query("SELECT rollout_id, advantage FROM learner WHERE admitted").rows)
     assert {one["rollout_id"]: one["before"]["advantage"] for group in report["groups"] for one in group["rollouts"]} == trained
+
+
+def test_long_outcomes_are_in_memory_a_few_at_a_time(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same report, whatever is read at once."""
+    root = tmp_path / "runs" / "long"
+    root.parent.mkdir()
+    config = config_for(root, tasks={"sums": {"kind": "jsonl", "env": "math", "path": str(made / "sums.jsonl")}})
+    groups = make_run(root, config, reply, batch=2)
+    with RolloutWriter(root, run_id="r", attempt=1, writer="w1", tokens=False) as writer:
+        for group in groups:  # the same once more, with a megabyte from the environment
+            rollouts = [replace(rollout, outcome={"printed": rollout.rollout_id * 100_000}) for rollout in group.rollouts]
+            writer.write_group(replace(group, rollouts=tuple(rollouts)))
+    shutil.copytree(root, tmp_path / "runs" / "other")
+    words = ("--plugin", str(made / "plugin.py"), "--reward", "terse", "--json")
+    assert main(["rescore", str(tmp_path / "runs" / "other"), *words]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # two are graded at a time
+    monkeypatch.setattr("rl.history.rescore._CHUNK", 2)
+    monkeypatch.setattr("rl.history.rescore._ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("rl.history.signs._GROUPS_AT_ONCE", 1)
+    monkeypatch.setattr("rl.history.problems._KNOWN", 1)
+    tracemalloc.start()
+    assert main(["rescore", str(root), *words]) == 0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {**json.loads(capsys.readouterr().out), "run": whole["run"]} == whole and whole["scored"] == 16 and whole["groups"]
+    assert peak < 12 * 2**20, "sixteen outcomes are 17 MB of JSON, and as much again when they are read"
 
 
 def test_only_what_is_missing_is_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ was scored in the last seconds, and nothing else.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rewards.score import Score
 from rl.durable import exclusive_lock
-from rl.history.recorded import Row
+from rl.history.recorded import Played, among
 from rl.log.blobs import BlobWriter
 from rl.log.query import RunLog
 from rl.log.runs import RunPaths
@@ -25,7 +25,10 @@ from rl.log.tables import log_columns
 from rl.log.text import storable
 
 _SEAL_ROWS, _SEAL_SECONDS = 256, 5.0
+Json = dict[str, Any]
 _COLUMNS = ("rollout_id", "value", "status")
+BY_SCORER = "NOT live AND scorer = ? AND scorer_hash = ?"
+"""Condition on `scores`: appended by a scorer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +48,15 @@ class Value:
     status: str
 
 
-def read_scores(log: RunLog, scorer: Scorer) -> dict[str, Value]:
-    """What a scorer has appended so far, by rollout; of several scores the newest. Raises QueryError."""
-    sql = f"SELECT {', '.join(_COLUMNS)} FROM scores WHERE NOT live AND scorer = ? AND scorer_hash = ? ORDER BY scored"
-    return {row[0]: Value(reward=row[1], status=row[2]) for row in log.query(sql, (scorer.name, scorer.hash)).rows}
+def read_scores(log: RunLog, scorer: Scorer, *, groups: Mapping[str, int]) -> dict[str, Value]:
+    """What a scorer has appended so far for some groups (their dispatch versions by id), by rollout; of several scores the newest.
+
+    Raises QueryError.
+    """
+    condition, parameters = among("group_id", groups)
+    sql = f"SELECT {', '.join(_COLUMNS)} FROM scores WHERE {BY_SCORER} AND {condition} ORDER BY scored"
+    rows = log.table(sql, (scorer.name, scorer.hash, *parameters)).rows
+    return {row[0]: Value(reward=row[1], status=row[2]) for row in rows}
 
 
 class ScoreAppender:
@@ -64,12 +72,20 @@ class ScoreAppender:
         self._scorer = scorer
         self._blobs = BlobWriter(self._folder)
         self._writer: PartWriter | None = None
-        self._waiting: list[tuple[Row, Score, float]] = []
+        self._waiting: list[tuple[Json, int, Score]] = []
         self._sealed = time.monotonic()
 
-    def add(self, row: Row, score: Score) -> None:
+    def add(self, row: Played, score: Score) -> None:
         """Append the score of a rollout."""
-        self._waiting.append((row, score, time.time()))
+        # Not the row itself, whose outcome may be long.
+        values = {
+            "rollout_id": row.rollout_id,
+            "attempt": row.attempt,
+            "logged": row.logged,
+            "group_id": row.group_id,
+            "scored": time.time(),
+        }
+        self._waiting.append((values, row.dispatch_version, score))
         if len(self._waiting) >= _SEAL_ROWS or time.monotonic() - self._sealed >= _SEAL_SECONDS:
             self.flush()
 
@@ -81,10 +97,10 @@ class ScoreAppender:
             return
         if self._writer is None:
             self._writer = PartWriter(self._folder, writer="rescore", attempt=0)
-        by_version: dict[int, list[dict[str, Any]]] = {}
+        by_version: dict[int, list[Json]] = {}
         with self._blobs.pinned():
-            for row, score, scored in waiting:
-                by_version.setdefault(row.dispatch_version, []).append(self._values(row, score, scored))
+            for values, version, score in waiting:
+                by_version.setdefault(version, []).append({**values, **self._values(score)})
             self._writer.seal([_piece(version, rows) for version, rows in sorted(by_version.items())])
 
     def __enter__(self) -> Self:
@@ -98,17 +114,12 @@ class ScoreAppender:
                 self._writer.close()
             self._lock.close()
 
-    def _values(self, row: Row, score: Score, scored: float) -> dict[str, Any]:
+    def _values(self, score: Score) -> Json:
         parts = score.parts.items()
         return {
-            "rollout_id": row.rollout_id,
-            "attempt": row.attempt,
-            "logged": row.logged,
-            "group_id": row.group_id,
             "scorer": self._scorer.name,
             "scorer_hash": self._scorer.hash,
             "live": False,
-            "scored": scored,
             "value": score.reward,
             "status": score.status.value,
             "components": [(storable(name), {"value": p.value, "weight": p.weight, "reason": storable(p.reason)}) for name, p in parts],
@@ -117,5 +128,5 @@ class ScoreAppender:
         }
 
 
-def _piece(version: int, rows: Sequence[dict[str, Any]]) -> Piece:
+def _piece(version: int, rows: Sequence[Json]) -> Piece:
     return Piece(dataset="scores", dispatch_version=version, table=pa.Table.from_pylist(list(rows), schema=SCORES))

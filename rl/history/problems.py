@@ -17,9 +17,12 @@ from environments.sandbox.make import use_sandbox
 from environments.sources.build import build_tasks
 from environments.sources.mixture import Mixture
 from environments.swe.folder import read_task
-from rl.history.recorded import Row
+from rl.history.recorded import Played
 from rl.log.runs import RunPaths
 from rl.log.tables import task_hash
+
+_KNOWN = 256
+"""Problems in memory: rollouts of one group are asked for one after the other."""
 
 
 def run_config(root: Path) -> Config:
@@ -45,14 +48,16 @@ class RunProblems:
             raise ValueError(f"the run's tasks cannot be read again: {error} (relative paths start where the run was started)") from error
         self._known: dict[tuple[str, int, str], Problem] = {}
 
-    def of(self, row: Row) -> Problem:
+    def of(self, row: Played) -> Problem:
         """The problem that a rollout was played on. Raises ValueError that names task and source for one that has changed or is gone."""
         key = (row.split, row.group_index, row.task_id)
         if key not in self._known:
+            if len(self._known) >= _KNOWN:
+                del self._known[next(iter(self._known))]
             self._known[key] = self._find(row)
         return self._known[key]
 
-    def _find(self, row: Row) -> Problem:
+    def _find(self, row: Played) -> Problem:
         drawn = self._drawn(row)
         if drawn is not None and _is(drawn, row) and task_hash(drawn) == row.task_hash:
             return drawn
@@ -67,7 +72,7 @@ class RunProblems:
             f"{where} has now is {task_hash(same)}: put it back as it was"
         )
 
-    def _drawn(self, row: Row) -> Problem | None:
+    def _drawn(self, row: Played) -> Problem | None:
         if row.split == "train":
             return self._mixture.at(row.group_index)
         heldout = self._mixture.heldout()
@@ -86,12 +91,12 @@ class RunProblems:
         return f" ({task.path})" if task.path else f" (kind {task.kind})"
 
 
-async def check_image(problem: Problem, row: Row) -> None:
+async def check_image(problem: Problem, row: Played) -> None:
     """As `check_images`, for one rollout."""
     await check_images([(problem, row)])
 
 
-async def check_images(pairs: Sequence[tuple[Problem, Row]]) -> None:
+async def check_images(pairs: Sequence[tuple[Problem, Played]]) -> None:
     """See that the engine has the images on which repository tasks were played. Raises EngineUnavailable, ImageMissing, and ValueError
     for another image of that name."""
     containers = make_containers()
@@ -108,5 +113,5 @@ async def check_images(pairs: Sequence[tuple[Problem, Row]]) -> None:
         await containers.close()
 
 
-def _is(problem: Problem, row: Row) -> bool:
+def _is(problem: Problem, row: Played) -> bool:
     return (problem.source, problem.task.id) == (row.source, row.task_id)

@@ -6,9 +6,9 @@ and the payload come from the run's task sources (`rl.history.problems`).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from environments.records import Episode, Json, Message, Role, StopReason
 from rl.log.manifest import read_manifests
@@ -17,11 +17,7 @@ from rl.log.query import RunLog
 from rl.log.runs import RunPaths
 from rl.log.whole_text import whole_text
 
-_COLUMNS = (
-    *("rollout_id", "attempt", "logged", "group_id", "group_index", "sample_index", "task_id", "task_hash", "source", "env", "split"),
-    *("dispatch_version", "status", "stop_reason", "error_type", "reward", "reason", "parts", "outcome", "image_digest", "env_version"),
-    *("scorer", "scorer_hash", "sampled_tokens"),
-)
+T = TypeVar("T", bound="Played")
 _TURN_COLUMNS = (
     *("rollout_id", "message_index", "role", "name", "text", "text_chars", "stdout_ref", "exit_code", "turn", "started", "ended"),
     *("token_start", "token_end", "finish_reason"),
@@ -30,8 +26,8 @@ _IDS_A_QUERY = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One row of `rollouts`, as far as it is needed here."""
+class Played:
+    """One row of `rollouts` without what may be long: which problem was played, and how it ended."""
 
     rollout_id: str
     attempt: int
@@ -45,23 +41,29 @@ class Row:
     env: str
     split: str
     dispatch_version: int
+    image_digest: str | None
     status: str
     stop_reason: str
-    error_type: str | None
     reward: float | None
-    reason: str | None
-    parts: Mapping[str, Mapping[str, Any]] | None
-    outcome: str | None
-    image_digest: str | None
-    env_version: str | None
-    scorer: str | None
-    scorer_hash: str | None
-    sampled_tokens: int
 
     @property
     def finished(self) -> bool:
         """Whether the episode came to an end of its own; otherwise the infrastructure cut it off, and there is nothing to grade."""
         return self.stop_reason != StopReason.ERROR.value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row(Played):
+    """One row of `rollouts`, as far as it is needed here."""
+
+    error_type: str | None
+    reason: str | None
+    parts: Mapping[str, Mapping[str, Any]] | None
+    outcome: str | None
+    env_version: str | None
+    scorer: str | None
+    scorer_hash: str | None
+    sampled_tokens: int
 
     def read_outcome(self) -> Mapping[str, Json]:
         """What the environment handed over."""
@@ -86,10 +88,20 @@ class Said:
     finish_reason: str | None
 
 
-def read_rows(log: RunLog, *, where: str = "true", parameters: Sequence[Any] = ()) -> list[Row]:
+def read_rows(log: RunLog, *, where: str, parameters: Sequence[Any] = ()) -> list[Row]:
     """The rollouts that an SQL condition selects, by policy version and group. Raises QueryError."""
-    sql = f"SELECT {', '.join(_COLUMNS)} FROM (SELECT * FROM rollouts WHERE {where}\n) ORDER BY dispatch_version, group_index, rollout_id"
-    return [Row(**dict(zip(_COLUMNS, row, strict=True))) for row in log.table(sql, parameters).rows]
+    return _read(log, Row, where=where, parameters=parameters)
+
+
+def read_played(log: RunLog, *, where: str, parameters: Sequence[Any] = ()) -> list[Played]:
+    """The same without what may be long."""
+    return _read(log, Played, where=where, parameters=parameters)
+
+
+def among(column: str, names: Mapping[str, int]) -> tuple[str, tuple[Any, ...]]:
+    """Condition for rows in which `column` is one of `names`, and its parameters; their dispatch versions spare reading other parts."""
+    marks = ", ".join("?" * len(names))
+    return f"dispatch_version BETWEEN ? AND ? AND {column} IN ({marks})", (min(names.values()), max(names.values()), *names)
 
 
 def find_row(log: RunLog, rollout_id: str) -> Row:
@@ -100,17 +112,13 @@ def find_row(log: RunLog, rollout_id: str) -> Row:
     raise no_rollout(log, rollout_id)
 
 
-def read_messages(log: RunLog, rows: Sequence[Row]) -> dict[str, tuple[Said, ...]]:
+def read_messages(log: RunLog, rows: Sequence[Played]) -> dict[str, tuple[Said, ...]]:
     """All messages of rollouts, by id and in order."""
     found: dict[str, list[Said]] = {row.rollout_id: [] for row in rows}
     for start in range(0, len(rows), _IDS_A_QUERY):
-        some = rows[start : start + _IDS_A_QUERY]
-        low, high = min(row.dispatch_version for row in some), max(row.dispatch_version for row in some)
-        sql = (
-            f"SELECT {', '.join(_TURN_COLUMNS)} FROM turns WHERE dispatch_version BETWEEN ? AND ? "
-            f"AND rollout_id IN ({', '.join('?' * len(some))}) ORDER BY rollout_id, message_index"
-        )
-        result = log.table(sql, (low, high, *(row.rollout_id for row in some)))
+        condition, parameters = among("rollout_id", {row.rollout_id: row.dispatch_version for row in rows[start : start + _IDS_A_QUERY]})
+        sql = f"SELECT {', '.join(_TURN_COLUMNS)} FROM turns WHERE {condition} ORDER BY rollout_id, message_index"
+        result = log.table(sql, parameters)
         for values in result.rows:
             row = dict(zip(_TURN_COLUMNS, values, strict=True))
             found[row["rollout_id"]].append(_said(log, row))
@@ -136,6 +144,12 @@ def check_schema(root: Path) -> None:
             f"the log of {root} was written by an older version (schema 1), which did not keep the outcomes of episodes: "
             "its rollouts cannot be graded or played again; rl diff and rl sql still read them"
         )
+
+
+def _read(log: RunLog, kind: type[T], *, where: str, parameters: Sequence[Any]) -> list[T]:
+    columns = [field.name for field in fields(kind)]
+    sql = f"SELECT {', '.join(columns)} FROM (SELECT * FROM rollouts WHERE {where}\n) ORDER BY dispatch_version, group_index, rollout_id"
+    return [kind(**dict(zip(columns, row, strict=True))) for row in log.table(sql, parameters).rows]
 
 
 def _said(log: RunLog, row: Mapping[str, Any]) -> Said:

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema import Config
-from environments.records import Episode, Problem
+from environments.records import Episode, Problem, StopReason
 from environments.registry import load_plugins
 from rewards.mix import parse_mix
 from rewards.needs import FieldMissing, check_needs, grades_patches
@@ -22,17 +23,19 @@ from rewards.registry import grader_hash, make_grader
 from rewards.score import Grader, Score, ScoreStatus
 from rl.grade import grade_with_retries
 from rl.graders import check_reward
-from rl.history.appended import ScoreAppender, Scorer, Value, read_scores
+from rl.history.appended import BY_SCORER, ScoreAppender, Scorer
 from rl.history.problems import RunProblems, check_images, run_config
-from rl.history.recorded import Row, check_schema, episode_of, read_messages, read_rows
-from rl.history.rescored import Rate, Rescored, SourceRates
-from rl.history.signs import IN_SCORED_GROUPS, changed_signs, read_learned
+from rl.history.recorded import Played, Row, among, check_schema, episode_of, read_messages, read_played, read_rows
+from rl.history.rescored import RatesCount, Rescored
+from rl.history.signs import changed_signs, read_scored, total_signs
 from rl.log.query import RunLog, json_line
 from rl.log.runs import find_run
 from rl.log.text import visible
 
 _CHUNK = 128
-"""Rollouts whose messages are read from the log at once."""
+"""Rollouts whose messages and outcomes are read from the log at once: they are the most of it."""
+_ROWS_AT_ONCE = 4096
+"""Rows without these."""
 _SAY_SECONDS = 10.0
 CUT_OFF = "the infrastructure cut the episode off"
 NOT_WHOLE = "the log has not kept a long text of it"
@@ -57,6 +60,25 @@ class Counts:
     left_out: "Counter[str]"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """The rollouts that a condition selects, which is asked only once: it may draw lots."""
+
+    versions: Mapping[str, int]
+    """Dispatch version of each, in the order of the log."""
+    todo: Sequence[str]
+    """Those to score now."""
+    earlier: int
+    """How many the scorer has scored before."""
+    cut_off: int
+    """How many have no end that could be graded."""
+
+    def chunks(self, size: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Conditions, with their parameters, that select `todo` a few at a time."""
+        for start in range(0, len(self.todo), size):
+            yield among("rollout_id", {name: self.versions[name] for name in self.todo[start : start + size]})
+
+
 def rescore_command(run: str, *, reward: str, name: str | None, where: str, plugins: Sequence[str], as_json: bool) -> int:
     """Score what is not scored yet and print what changes. Exit status: 1 when infrastructure kept some from being scored, else 0.
 
@@ -72,14 +94,12 @@ def rescore_command(run: str, *, reward: str, name: str | None, where: str, plug
     scorer = Scorer(name=name or reward, hash=grader_hash(reward))
     counts = Counts(failures=Counter(), left_out=Counter())
     with ScoreAppender(root, scorer) as appender, RunLog(root) as log:
-        rows = read_rows(log, where=where)
-        if not rows:
+        selection = _select(log, scorer, where=where)
+        if not selection.versions:
             why = f" by --where {where!r}" if where != "true" else ": its log has none yet"
             raise ValueError(f"no rollout of {root} is selected{why}")
-        done = read_scores(log, scorer)
-        todo = [row for row in rows if row.finished and row.rollout_id not in done]
-        counts.left_out[CUT_OFF] = sum(not row.finished for row in rows)
-        _check(todo, problems, reward=reward)
+        counts.left_out[CUT_OFF] = selection.cut_off
+        _check(log, selection, problems, reward=reward)
 
         def on_score(job: Job, score: Score) -> None:
             if score.status is ScoreStatus.INFRA:
@@ -88,59 +108,63 @@ def rescore_command(run: str, *, reward: str, name: str | None, where: str, plug
             appender.add(job.row, score)
             counts.scored += 1
 
-        asyncio.run(_grade_all(_jobs(log, todo, problems, counts=counts), reward, total=len(todo), on_score=on_score))
+        jobs = _jobs(log, selection, problems, counts=counts)
+        asyncio.run(_grade_all(jobs, reward, total=len(selection.todo), on_score=on_score))
         for problem in log.problems:
             print(f"left out: {visible(problem, one_line=True)}", file=sys.stderr)
-    selected = [row.rollout_id for row in rows]
-    result = summary(root, config, scorer=scorer, reward=reward, selected=selected, counts=counts, before=len(done.keys() & set(selected)))
+    result = summary(root, config, scorer=scorer, reward=reward, selection=selection, counts=counts)
     print(json_line(result.to_json()) if as_json else result.text())
     return 1 if counts.failures else 0
 
 
-def summary(root: Path, config: Config, *, scorer: Scorer, reward: str, selected: Sequence[str], counts: Counts, before: int) -> Rescored:
+def summary(root: Path, config: Config, *, scorer: Scorer, reward: str, selection: Selection, counts: Counts) -> Rescored:
     """Pass rates, means and signs before and after, by the log as it is now."""
+    rates, signs = RatesCount(), []
     with RunLog(root) as log:
-        scores = read_scores(log, scorer)
-        chosen = set(selected) & scores.keys()
-        grouped = read_rows(log, where=IN_SCORED_GROUPS, parameters=(scorer.name, scorer.hash))
-        rows = [row for row in grouped if row.rollout_id in chosen]
-        signs = changed_signs(config, grouped, scores=scores, learned=read_learned(log, scorer))
+        for scored in read_scored(config, log, scorer):
+            for row in scored.rows:
+                if row.rollout_id in selection.versions and row.rollout_id in scored.scores:
+                    rates.add(row, scored.scores[row.rollout_id])
+            signs.append(changed_signs(config, scored))
     return Rescored(
         run=str(root),
         scorer=scorer,
         reward=reward,
         objective=config.objective.name,
         scored=counts.scored,
-        earlier=before,
+        earlier=selection.earlier,
         failures=dict(counts.failures),
         left_out={why: n for why, n in counts.left_out.items() if n},
-        rates=rates(rows, scores),
-        signs=signs,
+        rates=rates.rates(),
+        signs=total_signs(signs),
     )
 
 
-def rates(rows: Sequence[Row], scores: Mapping[str, Value]) -> tuple[SourceRates, ...]:
-    """By task source and split, before and after."""
-    parted: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in rows:
-        parted.setdefault((row.source, row.split), {}).setdefault(row.task_id, []).append(row)
-    return tuple(
-        SourceRates(
-            source=source,
-            split=split,
-            n=sum(map(len, by_task.values())),
-            before=Rate.of([Value(reward=row.reward, status=row.status) for row in own] for own in by_task.values()),
-            after=Rate.of([scores[row.rollout_id] for row in own] for own in by_task.values()),
-        )
-        for (source, split), by_task in sorted(parted.items())
+def _select(log: RunLog, scorer: Scorer, *, where: str) -> Selection:
+    sql = (
+        f"SELECT rollout_id, dispatch_version, stop_reason, rollout_id IN (SELECT rollout_id FROM scores WHERE {BY_SCORER}) "
+        f"FROM (SELECT * FROM rollouts WHERE {where}\n) ORDER BY dispatch_version, group_index, rollout_id"
     )
+    versions: dict[str, int] = {}
+    todo: list[str] = []
+    earlier = cut_off = 0
+    for rollout_id, version, stop_reason, scored in log.query(sql, (scorer.name, scorer.hash)).rows:
+        versions[rollout_id] = version
+        earlier += scored
+        if stop_reason == StopReason.ERROR.value:
+            cut_off += 1
+        elif not scored:
+            todo.append(rollout_id)
+    return Selection(versions=versions, todo=todo, earlier=earlier, cut_off=cut_off)
 
 
-def _check(rows: Sequence[Row], problems: RunProblems, *, reward: str) -> None:
+def _check(log: RunLog, selection: Selection, problems: RunProblems, *, reward: str) -> None:
     """See that the reward can grade every rollout, before the first one is graded."""
-    images: dict[tuple[str, str | None], tuple[Problem, Row]] = {}
+    images: dict[tuple[str, str | None], tuple[Problem, Played]] = {}
     patches = any(grades_patches(term.name) for term in parse_mix(reward))
-    for row in rows:
+    for row in (
+        row for condition, parameters in selection.chunks(_ROWS_AT_ONCE) for row in read_played(log, where=condition, parameters=parameters)
+    ):
         problem = problems.of(row)
         try:
             check_needs(reward, problem)
@@ -157,12 +181,12 @@ def _check(rows: Sequence[Row], problems: RunProblems, *, reward: str) -> None:
         asyncio.run(check_images(list(images.values())))
 
 
-def _jobs(log: RunLog, rows: Sequence[Row], problems: RunProblems, *, counts: Counts) -> Iterator[Job]:
+def _jobs(log: RunLog, selection: Selection, problems: RunProblems, *, counts: Counts) -> Iterator[Job]:
     """The rollouts with all that a grader needs, a few at a time in memory."""
-    for start in range(0, len(rows), _CHUNK):
-        some = rows[start : start + _CHUNK]
-        messages = read_messages(log, some)
-        for row in some:
+    for condition, parameters in selection.chunks(_CHUNK):
+        rows = read_rows(log, where=condition, parameters=parameters)
+        messages = read_messages(log, rows)
+        for row in rows:
             said = messages[row.rollout_id]
             if not all(one.whole for one in said):
                 counts.left_out[NOT_WHOLE] += 1

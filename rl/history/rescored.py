@@ -1,18 +1,21 @@
 """What a new reward over old rollouts comes to, as plain values and for a person."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from array import array
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
 from rewards.score import ScoreStatus
 from rl.history.appended import Scorer, Value
+from rl.history.recorded import Played
 from rl.history.signs import Change, GroupChange, Signs, Standing
 from rl.log.text import shorten, visible
 from rl.statistics import Estimate, Tally, pass_rate
 
 _GROUPS_SHOWN = 40
 _REASON_CHARS = 200
+_NONE = Tally(passed=0, graded=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,15 +27,6 @@ class Rate:
     """Of the pass rate; its interval knows that rollouts of a task are alike."""
     mean: float | None
     """Reward over the graded."""
-
-    @staticmethod
-    def of(by_task: Iterable[Sequence[Value]]) -> "Rate":
-        """Count; one sequence a task."""
-        tasks = [tuple(values) for values in by_task]
-        tallies = [_tally(values) for values in tasks]
-        rewards = [value.reward for values in tasks for value in values if value.reward is not None]
-        total = sum(tallies, Tally(passed=0, graded=0))
-        return Rate(tally=total, estimate=pass_rate(tallies), mean=fmean(rewards) if rewards else None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -57,6 +51,47 @@ class SourceRates:
     n: int
     before: Rate
     after: Rate
+
+
+@dataclass(kw_only=True, slots=True)
+class Verdicts:
+    """Counts verdicts of one scorer, one after the other."""
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """By task."""
+    rewards: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def add(self, task_id: str, value: Value) -> None:
+        """One more rollout."""
+        self.tallies[task_id] = self.tallies.get(task_id, _NONE) + _tally(value)
+        if value.reward is not None:
+            self.rewards.append(value.reward)
+
+    def rate(self) -> Rate:
+        """So far."""
+        tallies = list(self.tallies.values())
+        return Rate(tally=sum(tallies, _NONE), estimate=pass_rate(tallies), mean=fmean(self.rewards) if self.rewards else None)
+
+
+class RatesCount:
+    """Counts rollouts before and after by task source and split."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], tuple[Verdicts, Verdicts]] = {}
+
+    def add(self, row: Played, value: Value) -> None:
+        """One more rollout with the new scorer's verdict."""
+        before, after = self._counts.setdefault((row.source, row.split), (Verdicts(), Verdicts()))
+        before.add(row.task_id, Value(reward=row.reward, status=row.status))
+        after.add(row.task_id, value)
+
+    def rates(self) -> tuple[SourceRates, ...]:
+        """So far."""
+        return tuple(
+            SourceRates(source=source, split=split, n=rate.tally.graded + rate.tally.ungraded, before=before.rate(), after=rate)
+            for (source, split), (before, after) in sorted(self._counts.items(), key=lambda item: item[0])
+            for rate in (after.rate(),)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,10 +160,9 @@ class Rescored:
         return lines
 
 
-def _tally(values: Sequence[Value]) -> Tally:
-    graded = sum(value.reward is not None for value in values)
-    passed = sum(value.status == ScoreStatus.OK.value for value in values)
-    return Tally(passed=passed, graded=graded, ungraded=len(values) - graded)
+def _tally(value: Value) -> Tally:
+    graded = value.reward is not None
+    return Tally(passed=int(value.status == ScoreStatus.OK.value), graded=int(graded), ungraded=int(not graded))
 
 
 def _mark(change: Change) -> str:
