@@ -1,5 +1,6 @@
 # make quickstart   create the environment, install, train the tiny model (configs/quickstart.yaml)
 # make test         create the environment, install, run the tests
+# make scout-check  install Inspect Scout in an environment of its own, let it read what rl export writes for it
 # make lint         style and types
 # make setup        only create the environment and install
 # make quickstart-base   train the quickstart's base model again (see rl/quickstart_base.py)
@@ -14,7 +15,7 @@ READY_TRACKERS := $(VENV)/.ready-trackers
 SCOUT := .venv-scout
 READY_SCOUT := $(SCOUT)/.ready
 
-.PHONY: quickstart quickstart-base test lint setup
+.PHONY: quickstart quickstart-base test scout-check lint setup
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)
@@ -23,8 +24,11 @@ quickstart: $(READY)
 quickstart-base: $(READY)
 	$(VENV)/bin/python -m rl.quickstart_base
 
-test: $(READY_TRACKERS) $(READY_SCOUT)
+test: $(READY_TRACKERS)
 	$(VENV)/bin/python -m pytest
+
+scout-check: $(READY_SCOUT)
+	$(VENV)/bin/python -m pytest -m scout tests/test_export.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -46,7 +50,7 @@ $(READY_TRACKERS): $(READY)
 	@$(PIP) install --quiet --quiet --progress-bar off --editable '.[dev,trackers]'
 	@touch $@
 
-# Inspect Scout reads what rl export writes for it. It asks for another DuckDB, so it has an environment of its own.
+# Inspect Scout asks for another DuckDB than this project.
 $(READY_SCOUT): tests/scout-requirements.txt | $(READY)
 	@echo "setup: installing Inspect Scout into $(SCOUT) (about 700 MB)"
 	@"$(PYTHON)" -m venv $(SCOUT)

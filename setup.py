@@ -58,7 +58,16 @@ setup(
     exclude_package_data={"": ["*.pyc"]},
     install_requires=REQUIREMENTS,
     extras_require={
-        "dev": ["pytest>=9,<10", "pytest-timeout>=2.4,<3", "ruff>=0.17.6,<0.18", "mypy>=2.4,<2.5", "pre-commit>=4.7,<5", *EXPORT, *FORMATS],
+        "dev": [
+            "pytest>=9,<10",
+            "pytest-timeout>=2.4,<3",
+            "jsonschema>=4.20,<5",
+            "ruff>=0.17.6,<0.18",
+            "mypy>=2.4,<2.5",
+            "pre-commit>=4.7,<5",
+            *EXPORT,
+            *FORMATS,
+        ],
         "export": EXPORT,
         "trackers": ["tensorboard>=2.21,<3", "wandb>=0.22,<1"],
     },

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
@@ -49,15 +50,9 @@ def exported(run: Path, to: str, out: Path, *words: str, capsys: pytest.CaptureF
 
 # --- Inspect Scout --------------------------------------------------------------------------------------------------
 
-SCOUT_SCHEMA = {
-    **dict.fromkeys(("transcript_id", "source_type", "source_id", "source_uri", "date", "task_set", "task_id", "agent"), "string"),
-    **dict.fromkeys(("agent_args", "model", "model_options", "score", "score_explanation", "error", "limit"), "string"),
-    **dict.fromkeys(("messages", "events", "timelines", "events_data"), "string"),
-    **dict.fromkeys(("task_repeat", "message_count", "total_tokens"), "int64"),
-    **dict.fromkeys(("success", "trust_content"), "bool"),
-    "total_time": "double",
-}
-"""Columns that `scout db schema` names, inspect_scout 0.6.1; a text may be a large_string. Its viewer fails without `events`."""
+SCOUT_SCHEMA = json.loads((ROOT / "tests/data/scout_schema.json").read_text())
+"""What inspect_scout 0.6.1 publishes: the transcript's record in Avro, and the JSON schema of a list of messages."""
+AVRO_TYPES = {"string": "large_string", "long": "int64", "double": "double", "boolean": "bool"}
 
 
 def test_scout_files_follow_the_published_schema(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,8 +62,13 @@ def test_scout_files_follow_the_published_schema(run: Path, tmp_path: Path, caps
     (path,) = (tmp_path / "scout").iterdir()
     assert path.suffix == ".parquet"
     table = pq.read_table(path)
-    named = {field.name: str(field.type).removeprefix("large_") for field in table.schema if field.name in SCOUT_SCHEMA}
-    assert named == SCOUT_SCHEMA
+    wanted = {field["name"]: field["type"] for field in SCOUT_SCHEMA["transcript"]["fields"]}
+    types = {name: AVRO_TYPES[kind if isinstance(kind, str) else kind[1]] for name, kind in wanted.items()}
+    # All of them: Scout's viewer fails without `events`, which the schema calls optional.
+    assert {field.name: str(field.type) for field in table.schema if field.name in types} == types
+    assert not any(table[name].null_count for name, kind in wanted.items() if isinstance(kind, str))
+    for messages in table["messages"].to_pylist():
+        jsonschema.validate(json.loads(messages), SCOUT_SCHEMA["messages"])
     ids = table["transcript_id"].to_pylist()
     assert len(set(ids)) == len(ids) == 7
     rows = {row["rollout_id"]: row for row in table.to_pylist()}
@@ -78,13 +78,25 @@ def test_scout_files_follow_the_published_schema(run: Path, tmp_path: Path, caps
     assert not any(row["trust_content"] for row in rows.values())
 
 
-@pytest.mark.skipif(not SCOUT_PYTHON.exists(), reason="Inspect Scout's environment is not there: make test installs it")
+def by_scout(*words: str | Path, home: Path) -> Any:
+    """What a script prints that is run in Inspect Scout's own environment."""
+    assert SCOUT_PYTHON.exists(), "make scout-check installs Inspect Scout and runs these tests"
+    command = [str(word) for word in (SCOUT_PYTHON, *words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=home, env={**os.environ, "HOME": str(home)})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.scout
+def test_the_schema_that_the_files_are_held_against_is_what_scout_publishes(tmp_path: Path) -> None:
+    renew = ".venv-scout/bin/python tests/scout_schema.py > tests/data/scout_schema.json"
+    assert by_scout(ROOT / "tests" / "scout_schema.py", home=tmp_path) == SCOUT_SCHEMA, renew
+
+
+@pytest.mark.scout
 def test_scout_itself_reads_the_transcripts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exported(run, "scout", tmp_path / "scout", capsys=capsys)
-    words = [str(SCOUT_PYTHON), str(ROOT / "tests" / "scout_reader.py"), str(tmp_path / "scout")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
-    read = json.loads(done.stdout)
+    read = by_scout(ROOT / "tests" / "scout_reader.py", tmp_path / "scout", home=tmp_path)
     assert (read["errors"], read["infra"], read["viewed"]) == ([], 1, 7)
     found = {one["metadata"]["rollout_id"]: one for one in read["transcripts"]}
     assert len(found) == 7
