@@ -16,6 +16,7 @@ import pytest
 
 from environments.records import Message
 from rewards.score import Score, ScoreStatus
+from rl.cli import main
 from rl.log.manifest import read_manifests
 from rl.log.metrics import EvalMetrics, MetricsWriter, read_metrics, summarize_step
 from rl.log.query import QueryError, RunLog
@@ -434,3 +435,14 @@ def test_clean_removes_nothing_that_is_not_a_run(tmp_path: Path) -> None:
     link.symlink_to(tmp_path)
     with pytest.raises(ValueError, match="not a folder"):
         prepare_run(link, clean=True)
+
+
+@pytest.mark.parametrize("line", ['{"kind": "step", "step": 4}', '{"kind": "attempt", "attempt": 2, "time": 1.0, "restored_step": "x"}'])
+def test_a_line_of_another_program_in_the_metrics_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    prepare_run(tmp_path / "run")
+    with MetricsWriter(RunPaths(root=tmp_path / "run").metrics, attempt=1, restored_step=0) as out:
+        out.step(make_metrics(1))
+    with RunPaths(root=tmp_path / "run").metrics.open("a") as out:
+        out.write(line + "\n")
+    assert main(["sql", str(tmp_path / "run"), "SELECT 1"]) == 2
+    assert "metrics.jsonl holds a line that is no metrics record" in capsys.readouterr().err

@@ -259,7 +259,14 @@ class MetricsReader:
         self._flags: list[RunFlag] = []
 
     def read(self) -> Metrics:
-        """The lines that count; empty when there is no file yet."""
+        """The lines that count; empty when there is no file yet. Raises ValueError for a line that is not one of this program's."""
+        try:
+            return self._read()
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            self._forget()
+            raise ValueError(f"{self._path} holds a line that is no metrics record: {error}") from error
+
+    def _read(self) -> Metrics:
         for kind, record in _lines(self._appended()):
             if kind == "attempt":
                 attempt = _record(Attempt, record)
@@ -297,7 +304,7 @@ class MetricsReader:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The lines that count; empty when there is no file yet."""
+    """The lines that count; empty when there is no file yet. Raises ValueError for a line that is not one of this program's."""
     return MetricsReader(path).read()
 
 

@@ -70,11 +70,7 @@ class OpenRun:
         with self._lock:
             size = _size(self._paths.metrics)
             if size != self._metrics_size:
-                try:
-                    self._metrics = self._reader.read()
-                except (TypeError, ValueError, KeyError) as error:
-                    self._reader = MetricsReader(self._paths.metrics)
-                    raise ValueError(f"{self._paths.metrics} holds a line that is no metrics record: {error}") from error
+                self._metrics = self._reader.read()
                 self._metrics_size = size
             return self._metrics
 
