@@ -6,6 +6,7 @@ Whatever the agent does in it ends in `BoxEnded`; what the engine does not do in
 import asyncio
 import contextlib
 import json
+import marshal
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,21 @@ from environments.swe.inside.modes import FILE, LINK, PROGRAM
 from environments.swe.records import TreeChange
 from environments.swe.staging import File, boot_command, program_frame, stage
 
-_MODULES = ("droppings", "modes", "driver_files", "driver_changes", "driver")
+_MODULES = ("droppings", "modes", "json_text", "driver_files", "driver_changes", "driver")
 _RUN = "gc.enable(); module.main()"
 _GRACE_SECONDS = 30.0
 """Over a call's own deadline."""
 _END_SECONDS = 10.0
 """For the engine to say how a main process ended whose outputs are closed."""
 _CHANGES_SECONDS = 120.0
+_LEAVE_SECONDS = 1.0
+"""For a driver to end by itself."""
 _LARGEST_HEADER, _LARGEST_LISTING = 1 << 16, 1 << 25
 _MOST_ENTRIES = 200_000
 """Of a listing. A driver that somebody took over could send as many as make the host run out of memory."""
 _CODES = range(256)
+_MARSHAL = 4
+"""Version of the format that Python 3.8 reads, too."""
 _KILLED = 137
 
 
@@ -59,6 +64,8 @@ class AgentBox:
     def __init__(self, container: Container) -> None:
         self.container = container
         self._calls = 0
+        self._idle = True
+        """The driver waits for a call."""
 
     @classmethod
     async def start(cls, containers: Containers, spec: ContainerSpec, files: Sequence[File]) -> "AgentBox":
@@ -122,13 +129,19 @@ class AgentBox:
             raise await self._lost("it did not answer as it must") from None
 
     async def close(self) -> None:
-        """Remove the container."""
+        """Remove the container. An idle driver ends by itself first: then the engine need not start its runtime for a kill."""
+        if self._idle:
+            with contextlib.suppress(TimeoutError, ContainerError):
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self.container.close_stdin()
+                    while await self.container.read(1 << 16):
+                        pass
         await self.container.remove()
 
     async def _ask(self, op: str, data: bytes, *, seconds: float, most: int, **fields: Json) -> tuple[Mapping[str, Json], bytes]:
         """The driver's answer, whose data is at most `most` bytes. Raises BoxEnded, CallRefused, ContainerError."""
-        self._calls += 1
-        request = json.dumps({"op": op, "id": self._calls, **fields}).encode()
+        self._calls, self._idle = self._calls + 1, False
+        request = marshal.dumps({"op": op, "id": self._calls, **fields}, _MARSHAL)
         try:
             async with asyncio.timeout(seconds):
                 try:
@@ -142,6 +155,7 @@ class AgentBox:
             raise await self._lost("its main process does not answer") from None
         if header.get("id") != self._calls:
             raise await self._lost("it did not answer as it must")
+        self._idle = True
         if "error" in header:
             raise CallRefused(" ".join(str(header["error"])[:2000].split("\n")))
         return header, answer

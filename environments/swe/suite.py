@@ -15,8 +15,9 @@ from environments.swe.records import SuiteRequest, SuiteResult
 from environments.swe.staging import ChangesUnfit, as_files, boot_command, program_frame, stage
 from environments.swe.suite_session import Flag, SuiteSession
 
-_MODULES = tuple(
-    f"suite_worker{part}" for part in ("_paths", "_decoys", "_asserts", "_guard", "_watch", "_shadows", "_signals", "_channel", "")
+_MODULES = (
+    "json_text",
+    *(f"suite_worker{part}" for part in ("_paths", "_decoys", "_asserts", "_guard", "_watch", "_shadows", "_signals", "_channel", "")),
 )
 _RUN = "import site; site.main(); sys.modules['environments.swe.inside.suite_worker'].main()"
 _RUN_COVERED = f"sys.modules['environments.swe.inside.suite_worker'].RECORDER = module.FunctionRecorder; {_RUN}"

@@ -1,7 +1,7 @@
 """Runs inside an agent's container as its main process: keeps one bash and serves tool calls. Standard library only, Python 3.8 or newer.
 
-A request is two big-endian 32-bit lengths, a JSON object and data, on stdin; the answer has the same form, on stdout, and the request's
-`id`. At the end of stdin everything ends.
+A request is two big-endian 32-bit lengths, a marshalled dict and data, on stdin; the answer has the same form, but for JSON in place of
+the dict, and the request's `id`, on stdout. At the end of stdin everything ends. Modules that take long to load are not used.
 
 The agent has the same uid, but cannot end this process, which is the container's init, nor look into it: the driver does not start where
 it cannot have that. If it did, it could forge answers; they reach nobody but the agent, and the most that they can come to is a patch.
@@ -9,22 +9,21 @@ it cannot have that. If it did, it could forge answers; they reach nobody but th
 
 from __future__ import annotations
 
-import contextlib
+import _signal as signal
 import errno
 import fcntl
-import json
+import marshal
 import os
 import select
-import signal
 import struct
 import sys
 import time
 
 from environments.swe.inside.driver_changes import Changes
 from environments.swe.inside.driver_files import ToolError, create, edit, read
+from environments.swe.inside.json_text import to_json
 
 TYPE_CHECKING = False
-"""`typing` takes as long to load as the rest."""
 if TYPE_CHECKING:
     from typing import Any
 
@@ -212,7 +211,7 @@ def _become_bash(descriptors: dict[int, int], folder: str) -> None:
             os.dup2(descriptor, number)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        with contextlib.suppress(OSError):  # the agent may have locked itself out
+        if os.access(folder, os.X_OK):  # the agent may have locked itself out
             os.chdir(folder)
         os.execvp("bash", ["bash", "--norc", "--noprofile", "-s"])
     finally:
@@ -257,7 +256,7 @@ class Stream:
         if not first:
             return None
         size, self.left = struct.unpack(">II", first)
-        found: dict[str, Any] = json.loads(self._exactly(size))
+        found: dict[str, Any] = marshal.loads(self._exactly(size))
         return found
 
     def read(self, size: int) -> bytes:
@@ -279,7 +278,7 @@ class Stream:
 
 
 def answer(header: dict[str, Any], data: bytes | Changes = b"") -> None:
-    text = json.dumps(header).encode()
+    text = to_json(header).encode()
     size, parts = (len(data), iter((data,))) if isinstance(data, bytes) else (data.size, data.data())
     _send(struct.pack(">II", len(text), size) + text)
     for part in parts:
@@ -317,14 +316,23 @@ def serve(request: dict[str, Any], stream: Stream, shell: Shell) -> tuple[dict[s
     return {}, text.encode("utf-8", "replace")
 
 
+def _close_to_others() -> None:
+    """Others of this user cannot look into the process from now on, where the image's Python can make that call."""
+    try:
+        import _ctypes
+
+        everything: Any = None
+        prctl = _ctypes.dlsym(_ctypes.dlopen(everything, 0), "prctl")
+        _ctypes.call_function(prctl, (_PR_SET_DUMPABLE, 0, 0, 0, 0))
+    except (ImportError, OSError, AttributeError):
+        return
+
+
 def main() -> None:
     if os.getpid() != 1:
         sys.exit("the driver ends all processes of its user: it runs as a container's main process only")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as init it does not get what has no handler
-    with contextlib.suppress(ImportError, OSError, AttributeError):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    _close_to_others()
     if os.stat("/proc/self/mem").st_uid == os.getuid():
         sys.exit("the image's Python has no ctypes, by which the driver keeps the agent out of its own process")
     stream, shell = Stream(), Shell(sys.argv[1])
@@ -336,8 +344,7 @@ def main() -> None:
             continue
         request = stream.request()
         if request is None:
-            shell.end()
-            return
+            os._exit(0)  # with the init all other processes end
         data: bytes | Changes
         try:
             header, data = serve(request, stream, shell)

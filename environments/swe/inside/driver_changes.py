@@ -5,17 +5,17 @@ Who had taken over the driver could answer anything here, and gain a patch, whic
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-from collections.abc import Iterator
 
 from environments.swe.inside.driver_files import ToolError
 from environments.swe.inside.droppings import is_dropping
+from environments.swe.inside.json_text import to_json
 from environments.swe.inside.modes import LINK, mode_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import IO
 
 _CHUNK = 1 << 20
@@ -47,7 +47,7 @@ class Changes:
             if total > most or len(self._found) > _MOST_FILES:
                 raise ToolError(f"the changed files are larger than {most >> 20} MiB, or more than {_MOST_FILES}")
         gone = [[path.decode("latin-1"), None, 0] for path in self._base if path not in seen]
-        self._head = json.dumps([*gone, *([path.decode("latin-1"), mode, size] for path, mode, size, _ in self._found)]).encode()
+        self._head = to_json([*gone, *([path.decode("latin-1"), mode, size] for path, mode, size, _ in self._found)]).encode()
         self.size = 8 + len(self._head) + total
         """Bytes of `data`."""
 

@@ -16,9 +16,10 @@ import tempfile
 from threading import Lock
 from typing import Any
 
+from environments.swe.inside.json_text import to_json
+
 _OUTPUT_BYTES = 4000
 _read, _write, _exit, _getpid = os.read, os.write, os._exit, os.getpid
-_quote, _repr = json.encoder.encode_basestring_ascii, repr
 
 
 class Channel:
@@ -61,7 +62,7 @@ class Channel:
     def _send(self, answer: dict[str, Any], order: bytes) -> None:
         if _getpid() != self._pid:
             _exit(1)
-        line = _to_json(answer).encode()
+        line = to_json(answer).encode()
         with self._lock:
             code, self._key = sealed(self._key, line=line, order=order)
             data = code + b" " + line + b"\n"
@@ -83,20 +84,6 @@ def sealed(key: bytes, *, line: bytes, order: bytes) -> tuple[bytes, bytes]:
     """The code of a line that answers the order of that name (empty: none), and the key that comes after `key`."""
     digest = _blake2b(b"%d " % len(order) + order + line, key=key).digest()
     return digest[:32].hex().encode(), digest[32:]
-
-
-def _to_json(value: Any) -> str:
-    """As json.dumps, which is Python code that other code of the process can replace."""
-    kind = type(value)
-    if kind is str:
-        return _quote(value)
-    if value is None or kind is bool:
-        return "null" if value is None else "true" if value else "false"
-    if kind is int or kind is float:
-        return _repr(value)
-    if kind is dict:
-        return "{" + ",".join([_quote(name) + ":" + _to_json(one) for name, one in value.items()]) + "}"
-    return "[" + ",".join([_to_json(one) for one in value]) + "]"
 
 
 try:
