@@ -29,6 +29,7 @@ class Engine:
             self._api = docker.APIClient(base_url=self.address, version="auto", timeout=_SECONDS, max_pool_size=connections)
         except (DockerException, OSError) as error:
             raise EngineUnavailable(f"no Docker engine answers at {self.address} ({_cause(error)}): {HOW_TO_START}") from error
+        self._api.trust_env = not self.address.startswith("unix:")  # no proxy stands before a socket; to look for one takes long
 
     def close(self) -> None:
         """Close all connections."""

@@ -10,6 +10,7 @@ import resource
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from environments.swe.records import PatchError
@@ -52,7 +53,7 @@ async def git(
     `memory_bytes`: of its address space, and of any file that it writes. It is set before the command gets its input.
     """
     process = await asyncio.create_subprocess_exec(
-        _program(),
+        _program(os.environ.get("PATH", os.defpath)),
         f"--git-dir={repository}",
         *arguments,
         stdin=asyncio.subprocess.PIPE,
@@ -157,8 +158,10 @@ async def scratch_repository(borrows: Path) -> AsyncIterator[Path]:
         yield folder
 
 
-def _program() -> str:
-    found = shutil.which("git")
+@cache
+def _program(path: str) -> str:
+    """`path`: where to look."""
+    found = shutil.which("git", path=path)
     if found is None:
         raise GitError("the program git is missing on this machine: install it (Debian: apt-get install git)")
     return found
