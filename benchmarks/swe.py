@@ -14,6 +14,7 @@ every so many, and counts what it left. Makes its own small image and task; the 
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import io
 import os
 import random
@@ -43,6 +44,8 @@ from environments.reply import ToolCall
 from environments.swe.agent import RepoAgent
 from environments.swe.folder import read_task, write_task
 from environments.swe.grading import grade_patch
+from environments.swe.images.kept_modules import SOURCE as KEPT_MODULES
+from environments.swe.images.kept_modules import keeping_modules
 from environments.swe.images.rootfs import ensure_python_image
 from environments.swe.records import Patch, RepoTask, TreeChange
 from environments.swe.tool_format import render_call
@@ -68,12 +71,13 @@ async def make_task(containers: Containers, folder: Path) -> None:
             entry = tarfile.TarInfo(f"testbed/{name}")
             entry.size, entry.mode = len(data), 0o644
             target.addfile(entry, io.BytesIO(data))
-    label = {"codeworld-rl-bench.base": await containers.image_id(base)}
+    stamp = hashlib.sha256(f"{await containers.image_id(base)} {KEPT_MODULES}".encode()).hexdigest()
+    label = {"codeworld-rl-bench.base": stamp}
     known = None
     with contextlib.suppress(ImageMissing):
         known = await containers.image_label(IMAGE, *label)
     if known != label["codeworld-rl-bench.base"]:
-        command = ("chown", "-R", "1000:1000", "/testbed")
+        command = keeping_modules(("chown", "-R", "1000:1000", "/testbed"))
         made = await containers.build_step(base=base, image=IMAGE, command=command, files=tar.getvalue(), labels=label, seconds=60.0)
         assert made.exit_code == 0, made.errors
     task = RepoTask(

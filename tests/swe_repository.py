@@ -5,6 +5,7 @@ from textwrap import dedent
 
 from environments.containers.base import Containers
 from environments.swe.changes import to_tar
+from environments.swe.images.kept_modules import keeping_modules
 from environments.swe.images.rootfs import ensure_python_image
 from environments.swe.records import Patch, RepoTask, TreeChange
 
@@ -198,7 +199,7 @@ async def make_image(containers: Containers) -> None:
     made = await containers.build_step(
         base=base,
         image=IMAGE,
-        command=("/bin/sh", "-c", f'chown -R 1000:1000 /testbed && python3 -c "{install}"'),
+        command=keeping_modules(("/bin/sh", "-c", f'chown -R 1000:1000 /testbed && python3 -c "{install}"')),
         files=files,
         labels={},
         seconds=60.0,

@@ -22,6 +22,7 @@ from environments.swe.images.build import Built, build_image
 from environments.swe.images.record import from_label, read_image, record_label, write_image
 from environments.swe.images.rootfs import ensure_python_image, python_image_reference
 from environments.swe.images.source import read_source
+from environments.swe.inside.runner_modules import PLACE
 from environments.swe.records import RepoImage
 from rl.cli import main
 from tests.containers_host import engine
@@ -223,6 +224,8 @@ def test_a_repository_becomes_an_image_with_its_tests_on_record(wheels: Path, tm
     assert any("cw_bulbs.py" in name for name in installed)
     assert not any("cw_lamps" in name and name.endswith("__init__.py") for name in installed), "the code is in the work folder alone"
     assert not {name for name in tree_of(record.image, "/tmp")} - {"tmp"}
+    kept = tree_of(record.image, os.path.dirname(PLACE))["codeworld-rl/runner_modules"]
+    assert (kept.uid, kept.mode & 0o777) == (0, 0o644) and kept.size > 1_000_000
 
     (tmp_path / "cw-lamps.json").unlink()
     status, out, told = run_image(repository, tmp_path, capsys, "--json")

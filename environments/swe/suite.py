@@ -16,8 +16,12 @@ from environments.swe.staging import ChangesUnfit, as_files, boot_command, progr
 from environments.swe.suite_session import Flag, SuiteSession
 
 _MODULES = (
+    "runner_modules",
     "json_text",
-    *(f"suite_worker{part}" for part in ("_paths", "_decoys", "_asserts", "_guard", "_watch", "_shadows", "_signals", "_channel", "")),
+    *(
+        f"suite_worker{part}"
+        for part in ("_paths", "_decoys", "_asserts", "_guard", "_watch", "_quick", "_shadows", "_signals", "_channel", "")
+    ),
 )
 _RUN = "import site; site.main(); sys.modules['environments.swe.inside.suite_worker'].main()"
 _RUN_COVERED = f"sys.modules['environments.swe.inside.suite_worker'].RECORDER = module.FunctionRecorder; {_RUN}"

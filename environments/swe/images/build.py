@@ -18,6 +18,8 @@ from packaging.version import Version
 
 from environments.containers.base import Container, ContainerError, ContainerLimits, Containers, ContainerSpec, ImageMissing
 from environments.swe.changes import to_tar
+from environments.swe.images.kept_modules import SOURCE as KEPT_MODULES
+from environments.swe.images.kept_modules import keeping_modules
 from environments.swe.images.record import LABEL, RUNS_LABEL
 from environments.swe.images.requirements import Metadata, build_requirements, find_needs, has_build
 from environments.swe.images.source import Source
@@ -86,7 +88,16 @@ async def build_image(
         "is_distribution": metadata is not None,
         "variables": variables,
     }
-    inputs = (base_id, source.origin, source.base_commit, digest_of(source.tree), digest_of_wheels(wheels), plan, _SCRIPT.read_text())
+    inputs = (
+        base_id,
+        source.origin,
+        source.base_commit,
+        digest_of(source.tree),
+        digest_of_wheels(wheels),
+        plan,
+        _SCRIPT.read_text(),
+        KEPT_MODULES,
+    )
     image = f"codeworld-rl/{_reference_part(source.name)}:{hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]}"
     left_out = tuple(one for one in needs.tests if one not in tests)
     with contextlib.suppress(ImageMissing):
@@ -105,7 +116,7 @@ async def adopt_image(containers: Containers, base: str, *, name: str) -> Built:
     async with _started(containers, base) as container:
         told = await container.exec(["git", "-c", "safe.directory=*", "rev-parse", "HEAD"], seconds=_PROBE_SECONDS)
     commit = told.output.decode().strip() if told.exit_code == 0 else base_id
-    digest = hashlib.sha256(f"{base_id} {_SCRIPT.read_text()}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{base_id} {_SCRIPT.read_text()} {KEPT_MODULES}".encode()).hexdigest()[:12]
     image = f"codeworld-rl/{_reference_part(name)}:{digest}"
     with contextlib.suppress(ImageMissing):
         return Built(image=image, image_id=await containers.image_id(image), base_commit=commit, fresh=False)
@@ -202,7 +213,9 @@ async def _required(requirements: Sequence[str], verb: str, *, python: TargetPyt
 
 async def _build(containers: Containers, *, base: str, image: str, command: Sequence[str], files: bytes | None, what: str) -> None:
     labels = {LABEL: "", RUNS_LABEL: ""}  # a record of what it is built on is not its own
-    result = await containers.build_step(base=base, image=image, command=command, files=files, labels=labels, seconds=_BUILD_SECONDS)
+    result = await containers.build_step(
+        base=base, image=image, command=keeping_modules(command), files=files, labels=labels, seconds=_BUILD_SECONDS
+    )
     if result.exit_code is None:
         raise ValueError(f"the build of {what} did not end within {_BUILD_SECONDS:g} s")
     if result.exit_code != 0:

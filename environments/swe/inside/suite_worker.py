@@ -14,9 +14,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from environments.swe.inside.runner_modules import LOADED, import_runner
 from environments.swe.inside.suite_worker_channel import Channel
 from environments.swe.inside.suite_worker_guard import Guard, hidden
 from environments.swe.inside.suite_worker_paths import is_test_path
+from environments.swe.inside.suite_worker_quick import scan_fixtures_once
 from environments.swe.inside.suite_worker_shadows import Shadows
 from environments.swe.inside.suite_worker_signals import withhold
 from environments.swe.inside.suite_worker_watch import AuditWatch, Snapshot
@@ -29,16 +31,12 @@ _exit = os._exit
 
 def _import_runner() -> tuple[str, ...]:
     """Import pytest with all of its own plugins, and tell which others are installed."""
-    import importlib
-    import importlib.metadata as metadata
-    import unittest  # noqa: F401  # so that it is the real one, and watched
+    import_runner()
+    import importlib.metadata
 
-    import _pytest.config
-    import pytest  # noqa: F401
-
-    for name in _pytest.config.default_plugins:
-        importlib.import_module(f"_pytest.{name}")
-    found = metadata.entry_points()
+    found = importlib.metadata.entry_points()
+    if LOADED is not None:
+        LOADED.end()
     group = found.select(group="pytest11") if hasattr(found, "select") else found.get("pytest11", ())
     names = {entry.name for entry in group}
     return tuple(sorted(name for name in names if not any(part in name for part in _OMITTED_PLUGINS)))
@@ -314,6 +312,7 @@ def main() -> None:
 
     guard = Guard(root)
     _install_guard(guard, root=root)
+    scan_fixtures_once()
     snapshot = Snapshot()
     for code in snapshot.codes():
         guard.trust(code)

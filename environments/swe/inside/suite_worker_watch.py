@@ -167,7 +167,7 @@ class AuditWatch:
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in _EVENTS:
+        if event not in _EVENTS or (event == "object.__getattr__" and arguments[1] not in _FRAMES):  # at once: each look at code is one
             return
         if event == "object.__setattr__" and arguments[1] == "__code__":
             self.code_set = True
@@ -200,8 +200,6 @@ class AuditWatch:
             return arguments[0] in _MODULES
         if event == "object.__setattr__":
             return bool(arguments[1] == "__code__")
-        if event == "object.__getattr__":
-            return arguments[1] in _FRAMES
         return event != "compile" or (type(arguments[1]) is str and arguments[1].startswith(self._trusted))
 
     def _who(self, event: str, arguments: tuple[Any, ...]) -> str | None:
