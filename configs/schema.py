@@ -279,6 +279,8 @@ class LearnerConfig(Checked):
     """Response tokens whose logits exist at a time."""
     bucket_mb: float = bounded(64.0, above=0.0)
     """Weight-sync bucket in MiB."""
+    weight_sync: Literal["full", "delta"] = "full"
+    """delta: each rank ships what has changed in its partition since the version before; costs a copy of the partition."""
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (GPU runs)."""
 

@@ -54,9 +54,13 @@ class LearnerActor:
         """One optimizer step for each batch."""
         return self._learner.train_step(batches)
 
-    def publish(self, version: int) -> list[Any]:
-        """Hand this rank's partition over bucket by bucket; the references."""
-        return [self._put(bucket) for bucket in self._learner.buckets(version)]
+    def publish(self, version: int, delta: bool) -> tuple[list[Any], int]:
+        """Hand this rank's partition over bucket by bucket; the references, and how many bytes they stand for."""
+        references, nbytes = [], 0
+        for bucket in self._learner.buckets(version, delta=delta):
+            references.append(self._put(bucket))
+            nbytes += bucket.nbytes
+        return references, nbytes
 
     def save(self, folder: Path) -> None:
         """Write this rank's state for an exact resume."""
@@ -105,9 +109,9 @@ class GeneratorActor:
         """See Generator.release."""
         await self._generator.release(episodes)
 
-    async def begin_weights(self, version: int) -> None:
+    async def begin_weights(self, version: int, base: int | None) -> None:
         """See Generator.begin_weights."""
-        await self._generator.begin_weights(version)
+        await self._generator.begin_weights(version, base=base)
 
     async def load_bucket(self, bucket: WeightBucket) -> None:
         """See Generator.load_bucket; the bucket is a view into the object store, not a copy."""

@@ -96,12 +96,15 @@ class Generator:
             self._live.difference_update(episodes)
             self._wake.notify()
 
-    async def begin_weights(self, version: int) -> None:
-        """Pause decoding between two steps and get ready for the buckets of `version`."""
+    async def begin_weights(self, version: int, *, base: int | None = None) -> None:
+        """Pause decoding between two steps and get ready for the buckets of `version`.
+
+        Several versions may follow each other before one commit. Raises BaseMissing when the weights are not those of version `base`.
+        """
 
         def begin() -> None:
             self._paused = True
-            self._receiver.begin(version)
+            self._receiver.begin(version, base=base)
 
         await self._on_engine_thread(begin)
 

@@ -31,7 +31,8 @@ from rl.policy import Policy
 from rl.rank_state import Layout, read_state, write_state
 from rl.records import Batch, MicroBatch, StepStats, WeightBucket
 from rl.step_stats import StepTotals
-from rl.weight_sync import Piece, pack
+from rl.weight_sender import WeightSender
+from rl.weight_sync import Piece
 
 ON_GPU = torch.cuda.is_available()
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if ON_GPU else "cpu")  # deepspeed decides at its import
@@ -101,6 +102,12 @@ class Learner:
         self._device: torch.device = self._engine.device
         self._policy: Policy = self._engine.module
         self._objective = make_objective(config.objective)
+        self._sender = WeightSender(
+            rank=rank,
+            dtype=config.generator.dtype or config.model.dtype,
+            bucket_bytes=int(config.learner.bucket_mb * (1 << 20)),
+            deltas=config.learner.weight_sync == "delta",
+        )
         self._reference = None
         if self._objective.needs_reference:
             self._reference = self._make_engine(_make_policy(config, model_path).requires_grad_(False), train=False)
@@ -229,14 +236,15 @@ class Learner:
         self._steps_done += 1
         return float(self._engine.get_global_grad_norm())
 
-    def buckets(self, version: int) -> Iterator[WeightBucket]:
+    def buckets(self, version: int, *, delta: bool = False) -> Iterator[WeightBucket]:
         """This rank's partition of the weights in the generators' precision; nothing is gathered.
 
         The buckets may be views of the live weights: ship them before the next `train_step`.
+
+        Args:
+            delta: only what has changed since the version before; needs `learner.weight_sync=delta`.
         """
-        dtype = self._config.generator.dtype or self._config.model.dtype
-        bucket_bytes = int(self._config.learner.bucket_mb * (1 << 20))
-        return pack(self._pieces(), version=version, rank=self._rank, dtype=dtype, bucket_bytes=bucket_bytes)
+        return (self._sender.delta if delta else self._sender.whole)(self._pieces(), version=version)
 
     def _pieces(self) -> Iterator[Piece]:
         """Stage 3: what ZeRO left on this rank, without its padding. Stages 1 and 2: an equal share of each full parameter."""

@@ -33,7 +33,7 @@ from rl.checkpoint import Checkpoints, LoopState, UnfinishedJob
 from rl.errors import PartDied, RunFailed
 from rl.evaluate import EvalReport, evaluate_heldout
 from rl.filters import DropReason, ungraded
-from rl.records import Batch, Rollout, RolloutGroup, Sampling, Span, StepStats, TrainSample
+from rl.records import Batch, Publication, Rollout, RolloutGroup, Sampling, Span, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
 from rl.samples import to_samples
 from rl.unrewarded import Unrewarded
@@ -45,14 +45,14 @@ class LearnerHandle(Protocol):
     """All learner ranks as one."""
 
     async def train_step(self, batches: Sequence[Sequence[Batch]]) -> tuple[StepStats, ...]: ...
-    async def publish(self, version: int) -> list[Any]: ...
+    async def publish(self, version: int) -> Publication: ...
     async def save(self, folder: Path) -> None: ...
 
 
 class GeneratorsHandle(Protocol):
     """All generator replicas as one."""
 
-    async def load(self, buckets: list[Any], version: int) -> str: ...
+    async def load(self, publication: Publication) -> str: ...
     async def watch(self) -> None: ...
 
 
@@ -363,7 +363,7 @@ class Loop:
         return samples, await self._learner.train_step(batches)
 
     async def _publish(self) -> str:
-        return await self._generators.load(await self._learner.publish(self._buffer.version), self._buffer.version)
+        return await self._generators.load(await self._learner.publish(self._buffer.version))
 
     def _count_barren(self, samples: Sequence[TrainSample]) -> None:
         if samples:

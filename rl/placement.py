@@ -26,9 +26,10 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from rl.actors import ActorContext, GeneratorActor, LearnerActor, RolloutActor
 from rl.errors import PartDied
 from rl.plan import Plan, containers_at_once, uses_containers
-from rl.records import Batch, Completion, GenerateRequest, StepStats
+from rl.records import Batch, Completion, GenerateRequest, Publication, StepStats
 from rl.rollout import GroupJob, GroupOutcome
 from rl.room import Room
+from rl.weight_sync import BaseMissing
 
 RENDEZVOUS = ".rendezvous-"
 """Begins the name of the file in the run's folder by which learner ranks find each other; of no use after the run."""
@@ -37,6 +38,8 @@ _RESTARTS = 3
 """How often one part may be restarted before the run is given up."""
 _RESTART_DEADLINE = 120.0
 """Seconds in which a restarted generator must answer again."""
+_DELTAS_SHARE = 0.5
+"""Of the bytes of a whole version: when the deltas on it have as many, the next version is sent whole. They wait in the object store."""
 _NOISE_OFF = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -92,19 +95,31 @@ def _cause(error: BaseException) -> BaseException:
 class LearnerGroup:
     """All ZeRO ranks as one learner."""
 
-    def __init__(self, actors: Sequence[Any], *, timeout: float) -> None:
+    def __init__(self, actors: Sequence[Any], *, timeout: float, deltas: bool) -> None:
+        """`deltas`: publish what has changed where that is enough."""
         self._actors = actors
         self._timeout = timeout
+        self._deltas = deltas
+        self._version: int | None = None
+        self._whole_bytes = self._delta_bytes = 0
 
     async def train_step(self, batches: Sequence[Sequence[Batch]]) -> tuple[StepStats, ...]:
         """`batches[rank][optimizer step]`; the statistics of every rank."""
         stats = await self._all("train_step", [actor.train_step.remote(b) for actor, b in zip(self._actors, batches, strict=True)])
         return tuple(stats)
 
-    async def publish(self, version: int) -> list[Any]:
-        """References to every rank's buckets of this version."""
-        per_rank = await self._all("publish", [actor.publish.remote(version) for actor in self._actors])
-        return [reference for references in per_rank for reference in references]
+    async def publish(self, version: int) -> Publication:
+        """References to every rank's buckets of this version: whole, or against the version published before."""
+        base = self._version if self._deltas and self._delta_bytes < _DELTAS_SHARE * self._whole_bytes else None
+        per_rank = await self._all("publish", [actor.publish.remote(version, base is not None) for actor in self._actors])
+        nbytes = sum(size for _, size in per_rank)
+        self._version = version
+        if base is None:
+            self._whole_bytes, self._delta_bytes = nbytes, 0
+        else:
+            self._delta_bytes += nbytes
+        buckets = tuple(reference for references, _ in per_rank for reference in references)
+        return Publication(version=version, base=base, buckets=buckets, nbytes=nbytes)
 
     async def save(self, folder: Path) -> None:
         """Write every rank's state."""
@@ -156,22 +171,22 @@ class GeneratorPool:
         self._actors = actors
         self._timeout = timeout
         self._say = say
-        self._buckets: list[Any] = []
-        self._version = -1
+        self._chain: list[Publication] = []
+        """A whole version and the deltas on it, which make the current one."""
         self._incarnations: list[str] = [""] * len(actors)
         self._expected: list[set[str]] = [set() for _ in actors]
         self._load_lock = asyncio.Lock()
 
-    async def load(self, buckets: list[Any], version: int) -> str:
+    async def load(self, publication: Publication) -> str:
         """Swap the weights of all replicas; returns the checksum of the version.
 
-        The buckets stay in the object store until the next version, to seed replicas that restart.
+        The buckets stay in the object store until the next whole version, to seed replicas that restart.
         """
         async with self._load_lock:
-            self._buckets, self._version = buckets, version
+            self._chain = [*self._chain, publication] if publication.base is not None else [publication]
             sums = await asyncio.gather(*(self._load_one(i) for i in range(len(self._actors))))
         if len(set(sums)) != 1:
-            raise PartDied(f"generators disagree on the weights of version {version}: checksums {sorted(set(sums))}")
+            raise PartDied(f"generators disagree on the weights of version {publication.version}: checksums {sorted(set(sums))}")
         return sums[0]
 
     async def expect(self, jobs: Sequence[GroupJob]) -> None:
@@ -195,7 +210,7 @@ class GeneratorPool:
                 if incarnation != self._incarnations[i]:
                     async with self._load_lock:
                         await self._load_one(i)
-                    self._say(f"generator {i} died and was restarted with the weights of version {self._version}")
+                    self._say(f"generator {i} died and was restarted with the weights of version {self._chain[-1].version}")
 
     async def _load_one(self, i: int) -> str:
         async def load() -> str:
@@ -203,12 +218,16 @@ class GeneratorPool:
             self._incarnations[i] = await actor.incarnation.remote()
             if self._expected[i]:
                 await actor.expect.remote(sorted(self._expected[i]))
-            await actor.begin_weights.remote(self._version)
-            for bucket in self._buckets:
-                await actor.load_bucket.remote(bucket)
-            return str(await actor.commit_weights.remote(self._version))
+            try:
+                await _send(self._chain[-1:], actor)
+            except RayTaskError as error:
+                if len(self._chain) == 1 or not isinstance(error.cause, BaseMissing):
+                    raise
+                await _send(self._chain, actor)
+            return str(await actor.commit_weights.remote(version))
 
-        return str(await self._deadline(_through_restarts(load), f"generator {i} (weights of version {self._version})"))
+        version = self._chain[-1].version
+        return str(await self._deadline(_through_restarts(load), f"generator {i} (weights of version {version})"))
 
     async def _deadline(self, call: Awaitable[Any], what: str) -> Any:
         try:
@@ -219,6 +238,13 @@ class GeneratorPool:
             raise PartDied(f"{what} died and could not be restarted: {_first_line(error)}") from error
         except RayTaskError as error:
             raise _cause(error) from error
+
+
+async def _send(publications: Sequence[Publication], generator: Any) -> None:
+    for publication in publications:
+        await generator.begin_weights.remote(publication.version, publication.base)
+        for bucket in publication.buckets:
+            await generator.load_bucket.remote(bucket)
 
 
 class RolloutPool:
@@ -387,7 +413,8 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
         lockstep=config.rollout.max_staleness == 0,
         live_episodes=containers_at_once(config) if uses_containers(config) else None,
     )
-    group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE)) if with_learner else None
+    deltas = config.learner.weight_sync == "delta"
+    group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE), deltas=deltas) if with_learner else None
     cluster = Cluster(learner=group, generators=pool, rollouts=rollouts)
     await _started("generator", [actor.incarnation.remote() for actor in generators])
     await _started("learner rank", [actor.ready.remote() for actor in learners])

@@ -6,6 +6,7 @@ N response tokens of a micro-batch. Arrays are numpy; torch appears only from th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -274,15 +275,20 @@ class StepStats:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class WeightSlice:
-    """A contiguous piece of one flattened parameter."""
+    """A contiguous piece of one flattened parameter: all of its elements, or those that have changed since another version."""
 
     name: str
     """Hugging Face state-dict name."""
     start: int
     """First element in the flattened parameter."""
     values: np.ndarray
-    """uint8[bytes]: raw little-endian bytes of `count` elements of the sync dtype."""
+    """uint8[bytes]: raw little-endian bytes of elements of the sync dtype: of all `count`, or of the changed ones."""
     count: int
+    """Elements that the slice is about."""
+    gaps: np.ndarray | None = None
+    """uint8[bytes]: which elements have changed (`rl.weight_delta.pack_gaps`); None when `values` has all of them."""
+    digest: int | None = None
+    """xxh3_64 over the bytes of all `count` elements as they are after the change; None when `values` has all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -299,3 +305,23 @@ class WeightBucket:
     slices: tuple[WeightSlice, ...]
     checksum: int
     """xxh3_64 over names, starts and bytes of the slices in order."""
+    base: int | None = None
+    """Version that the receiver must hold, on which this one is told; None for a bucket that needs none."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is shipped for its slices."""
+        return sum(piece.values.nbytes + (0 if piece.gaps is None else piece.gaps.nbytes) for piece in self.slices)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Publication:
+    """One version of the weights, as the learner hands it over."""
+
+    version: int
+    base: int | None
+    """Version that a generator must hold to take it; None: it needs none."""
+    buckets: tuple[Any, ...]
+    """References to the buckets of all ranks."""
+    nbytes: int
+    """Of the buckets."""

@@ -11,7 +11,7 @@ import torch
 
 from environments.records import Message, Problem, StopReason, Task
 from rewards.score import Score, ScoreStatus
-from rl.records import Completion, GenerateRequest, Rollout, RolloutGroup, Sampling, StepStats, Turn
+from rl.records import Completion, GenerateRequest, Publication, Rollout, RolloutGroup, Sampling, StepStats, Turn
 from rl.rollout import GroupJob, GroupOutcome
 
 
@@ -148,9 +148,9 @@ class FakeLearner:
         )
         return (stats,)
 
-    async def publish(self, version: int) -> list[Any]:
+    async def publish(self, version: int) -> Publication:
         self.events.append(f"publish {version}")
-        return []
+        return Publication(version=version, base=None, buckets=(), nbytes=0)
 
     async def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -165,9 +165,9 @@ class FakeGenerators:
         self.versions: list[int] = []
         self.broken = asyncio.Event()
 
-    async def load(self, buckets: list[Any], version: int) -> str:
-        self.versions.append(version)
-        return f"sum{version}"
+    async def load(self, publication: Publication) -> str:
+        self.versions.append(publication.version)
+        return f"sum{publication.version}"
 
     async def watch(self) -> None:
         await self.broken.wait()

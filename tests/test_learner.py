@@ -143,14 +143,15 @@ def loss_of(policy: Policy, objective: Any, micro_batch: MicroBatch) -> torch.Te
     return loss
 
 
-def received(model: Path, buckets: Sequence[WeightBucket], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """The buckets as a generator sees them."""
+def received(model: Path, *versions: Sequence[WeightBucket], dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """The buckets of a version, or of several that follow each other, as a generator sees them."""
     twin = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     weights = {name: torch.zeros_like(parameter) for name, parameter in twin.named_parameters()}
     receiver = WeightReceiver(weights)
-    receiver.begin(buckets[0].version)
-    for bucket in buckets:
-        receiver.apply(bucket)
+    for buckets in versions:
+        receiver.begin(buckets[0].version, base=buckets[0].base)
+        for bucket in buckets:
+            receiver.apply(bucket)
     receiver.finish()
     return weights
 
@@ -213,6 +214,13 @@ def _two_ranks(rank: int, folder: Path) -> None:
             for seed in (0, 1):
                 learner.train_step(rank_batches(config, seed)[rank])
             seen[f"stage{stage}"] = _snapshot(learner)
+    config = make_config(ranks=2, dtype="bfloat16", learning_rate=1e-5, weight_sync="delta")
+    with _joined(config, llama, rank) as (learner, config):
+        seen["published"] = [pickle.loads(pickle.dumps(list(learner.buckets(0))))]
+        for version in range(1, 51):
+            learner.train_step(rank_batches(config, version % 4)[rank])
+            seen["published"].append(pickle.loads(pickle.dumps(list(learner.buckets(version, delta=True)))))
+        seen["after fifty"] = _snapshot(learner)
     (folder / f"rank{rank}.pickle").write_bytes(pickle.dumps(seen))
 
 
@@ -276,6 +284,17 @@ def test_two_ranks_export_the_whole_model(pair: Path) -> None:
     assert_same(dict(exported.named_parameters()), _weights(pair, "four steps"))
 
 
+def test_fifty_deltas_of_two_ranks_are_the_bits_of_their_weights(pair: Path) -> None:
+    llama, seen = pair / "llama" / "model", _seen(pair)
+    whole = received(llama, [bucket for rank in seen for bucket in rank["after fifty"]], dtype=torch.bfloat16)
+    versions = [[*first, *second] for first, second in zip(*(rank["published"] for rank in seen), strict=True)]
+    assert_same(received(llama, *versions, dtype=torch.bfloat16), whole)
+    start = received(llama, versions[0], dtype=torch.bfloat16)
+    assert all(not torch.equal(start[name], weight) for name, weight in whole.items() if weight.dim() > 1)
+    sizes = [sum(bucket.nbytes for bucket in buckets) for buckets in versions]
+    assert all(size < sizes[0] / 2 for size in sizes[1:])
+
+
 def test_nan_on_one_rank_stops_both_before_anything_is_applied(pair: Path) -> None:
     first, second = _seen(pair)
     spoiled_ids = rank_batches(make_config(ranks=2), 4)[1][0].micro_batches[-1].rollout_ids
@@ -332,14 +351,14 @@ def test_resume_is_bit_for_bit_and_refuses_damage(model: Path, tmp_path: Path) -
         learner.save(tmp_path / "saved")
         for seed in (1, 2):
             learner.train_step(rank_batches(config, seed)[0])
-        whole = received(model, _snapshot(learner), torch.bfloat16)
+        whole = received(model, _snapshot(learner), dtype=torch.bfloat16)
         learner.save(tmp_path / "end")
     with opened(config, model) as learner:
         learner.load(tmp_path / "saved")
         assert learner.optimizer_steps == 1
         for seed in (1, 2):
             learner.train_step(rank_batches(config, seed)[0])
-        assert_same(received(model, _snapshot(learner), torch.bfloat16), whole)
+        assert_same(received(model, _snapshot(learner), dtype=torch.bfloat16), whole)
         learner.save(tmp_path / "end again")
         damaged = tmp_path / "damaged"
         shutil.copytree(tmp_path / "saved", damaged)

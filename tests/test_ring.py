@@ -136,8 +136,18 @@ def test_ctrl_c_stops_cleanly_and_the_run_goes_on(reference: Path, model: Path, 
     assert model_bytes(run) == model_bytes(reference)
 
 
-def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path, model=model, run={"steps": 30}, rollout={"max_staleness": 1})
+def test_deltas_of_weights_change_no_bit(reference: Path, model: Path, tmp_path: Path) -> None:
+    rl("train", write_config(tmp_path, model=model), "learner.weight_sync=delta")
+    run = tmp_path / "runs" / "tiny"
+    assert [step.checksum for step in metrics(run).steps] == [step.checksum for step in metrics(reference).steps]
+    assert model_bytes(run) == model_bytes(reference)
+
+
+@pytest.mark.parametrize("weight_sync", ["full", "delta"])
+def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: Path, weight_sync: str) -> None:
+    learner: dict[str, object] = {"weight_sync": weight_sync, "learning_rate": 1e-5}
+    settings = {"run": {"steps": 30}, "rollout": {"max_staleness": 1}, "learner": learner, "generator": {"dtype": "bfloat16"}}
+    config = write_config(tmp_path, model=model, **settings)
     run = tmp_path / "runs" / "tiny"
     process = start("train", config, delay=0.4)
     wait_for_step(process, run, 2)
