@@ -413,12 +413,12 @@ def test_infinite_gradient_is_not_applied(model: Path, stage: int, dtype: str, g
     (batch,) = rank_batches(config, 0)[0]
     torch_dtype = getattr(torch, dtype)
     with opened(config, model) as learner:
-        before = received(model, _snapshot(learner), torch_dtype)
+        before = received(model, _snapshot(learner), dtype=torch_dtype)
         next(learner._policy.parameters()).register_hook(lambda grad: grad * float("inf"))
         with pytest.raises(NonFiniteLoss, match="the gradient is not finite in optimizer step 0") as raised:
             learner.train_step([batch])
         assert set(raised.value.rollout_ids) == {sample.rollout_id for sample in make_samples(0)}
-        assert_same(received(model, _snapshot(learner), torch_dtype), before)
+        assert_same(received(model, _snapshot(learner), dtype=torch_dtype), before)
 
 
 def test_bfloat16_learner_scores_like_the_plain_bfloat16_model(model: Path) -> None:
