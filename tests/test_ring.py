@@ -138,9 +138,8 @@ def test_ctrl_c_stops_cleanly_and_the_run_goes_on(reference: Path, model: Path, 
 
 def test_deltas_of_weights_change_no_bit(reference: Path, model: Path, tmp_path: Path) -> None:
     rl("train", write_config(tmp_path, model=model), "learner.weight_sync=delta")
-    run = tmp_path / "runs" / "tiny"
-    assert [step.checksum for step in metrics(run).steps] == [step.checksum for step in metrics(reference).steps]
-    assert model_bytes(run) == model_bytes(reference)
+    # Any other bit in a generator gives other tokens, and those another model.
+    assert model_bytes(tmp_path / "runs" / "tiny") == model_bytes(reference)
 
 
 @pytest.mark.parametrize("weight_sync", ["full", "delta"])
