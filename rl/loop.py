@@ -81,6 +81,8 @@ class StepResult:
     """Seconds by phase."""
     checksum: str
     """Of the published weights."""
+    sync_bytes: int
+    """What publishing them took: all of them, or what has changed."""
 
 
 class Observer(Protocol):
@@ -209,7 +211,7 @@ class Loop:
             samples, stats = await self._train(groups)
         self._buffer.version += 1
         with self._clock.phase("sync", step=step):
-            checksum = await self._publish()
+            checksum, sync_bytes = await self._publish()
         self._count_barren(samples)
         self._rejected = 0
         dropped, self._dropped = self._dropped, Counter()
@@ -222,6 +224,7 @@ class Loop:
                 stats=stats,
                 phases=self._clock.take(),
                 checksum=checksum,
+                sync_bytes=sync_bytes,
             )
         )
         if self._buffer.version % self._config.checkpoint.every == 0:
@@ -362,8 +365,9 @@ class Loop:
         batches = make_batches(samples, config=config, n_rollouts=n_rollouts)
         return samples, await self._learner.train_step(batches)
 
-    async def _publish(self) -> str:
-        return await self._generators.load(await self._learner.publish(self._buffer.version))
+    async def _publish(self) -> tuple[str, int]:
+        publication = await self._learner.publish(self._buffer.version)
+        return await self._generators.load(publication), publication.nbytes
 
     def _count_barren(self, samples: Sequence[TrainSample]) -> None:
         if samples:

@@ -85,6 +85,7 @@ class RunObserver:
             phases=phases,
             drops=result.dropped,
             weights_checksum=result.checksum,
+            sync_bytes=result.sync_bytes,
             log=self._log_since(),
         )
         self._steps_done = result.step

@@ -67,6 +67,8 @@ class StepMetrics:
     """Groups of the batch without any trained sample (zero variance)."""
     weights_checksum: str = ""
     """Of the weights that were published after the step: the same in two runs that computed the same."""
+    sync_bytes: int = 0
+    """What the learner handed to the generators after the step: all weights, or what has changed."""
     log_waits: int = 0
     """Times since the previous step that something waited for the log's disk."""
     log_dropped: Mapping[str, int] = field(default_factory=dict)
@@ -153,6 +155,7 @@ def summarize_step(
     phases: Mapping[str, float],
     drops: Mapping[str, int],
     weights_checksum: str = "",
+    sync_bytes: int = 0,
     log: WriterHealth | None = None,
 ) -> StepMetrics:
     """Metrics of training step `step` (1-based). `stats` is one rank's (they are reduced); None when nothing was trained.
@@ -190,6 +193,7 @@ def summarize_step(
         groups_trained=n_trained_groups,
         groups_skipped=len(groups) - n_trained_groups,
         weights_checksum=weights_checksum,
+        sync_bytes=sync_bytes,
         log_waits=log.waits if log else 0,
         log_dropped=dict(log.dropped) if log else {},
     )

@@ -210,6 +210,7 @@ METRICS = pa.schema(
         pa.field("groups_trained", pa.int64()),
         pa.field("groups_skipped", pa.int64()),
         pa.field("weights_checksum", pa.string()),
+        pa.field("sync_bytes", pa.int64()),
         pa.field("log_waits", pa.int64()),
         pa.field("log_dropped", pa.map_(pa.string(), pa.int64())),
     ]
