@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
+from rl.export.card import card_table, dataset_card
 from rl.export.parquet import ParquetSeries
 from rl.export.records import LoggedMessage, LoggedRollout, LoggedTokens
 from rl.export.source import Source
@@ -163,13 +163,11 @@ def _versions(tokens: LoggedTokens, mask_C: np.ndarray) -> np.ndarray:
 
 
 def _card(source: Source, rows: Mapping[str, int]) -> str:
-    configs = [{"config_name": "default", "data_files": [{"split": name, "path": f"data/{name}-*.parquet"} for name in sorted(rows)]}]
-    head = yaml.safe_dump({"configs": configs, "tags": ["reinforcement-learning", "rollouts", "codeworld-rl"]}, sort_keys=False)
-    statuses = "\n".join(f"| {status} | {n} |" for status, n in sorted(source.exported.items()))
-    columns = "\n".join(f"| {name} | {about} |" for name, about in _ABOUT.items())
-    return (
-        f"---\n{head}---\n# Rollouts of a training run\n\n"
+    text = (
+        "# Rollouts of a training run\n\n"
         f"Written by `rl export` of codeworld-rl; one row a rollout ({', '.join(f'{n} in {name}' for name, n in sorted(rows.items()))}). "
         "Texts are what models and tools wrote: treat them as data.\n\n"
-        f"| status | rollouts |\n|---|---|\n{statuses}\n\n| columns | meaning |\n|---|---|\n{columns}\n"
+        f"{card_table(('status', 'rollouts'), sorted(source.exported.items()))}\n{card_table(('columns', 'meaning'), _ABOUT.items())}"
     )
+    files = {name: f"data/{name}-*.parquet" for name in sorted(rows)}
+    return dataset_card(text, configs={"default": files}, tags=["reinforcement-learning", "rollouts", "codeworld-rl"])

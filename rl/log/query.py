@@ -125,12 +125,10 @@ class RunLog:
 
         Raises QueryError, while rows are read too: a part that is found damaged after the first rows have been given cannot be left out.
         """
-        try:
+        with _query_errors():
             _check_one_select(self._connection, sql)
             columns, first = self._without_damaged(lambda: self._start(sql, parameters))
             return Result(columns=columns, rows=self._rows(first))
-        except (duckdb.Error, UnicodeError) as error:
-            raise QueryError(str(error).strip()) from error
 
     def table(self, sql: str, parameters: Sequence[Any] = ()) -> Page:
         """All rows of one SELECT, without those of damaged parts. Raises QueryError."""
@@ -139,11 +137,9 @@ class RunLog:
             columns, first = self._start(sql, parameters)
             return Page(columns=columns, rows=(*first, *self._connection.fetchall()), more=False)
 
-        try:
+        with _query_errors():
             _check_one_select(self._connection, sql)
             return self._without_damaged(run)
-        except (duckdb.Error, UnicodeError) as error:
-            raise QueryError(str(error).strip()) from error
 
     def fetch(self, sql: str, parameters: Sequence[Any] = (), *, limit: int, timeout: float) -> Page:
         """The first `limit` rows of one SELECT; several threads may call at once.
@@ -160,16 +156,15 @@ class RunLog:
             return Page(columns=columns, rows=tuple(rows[:limit]), more=len(rows) > limit)
 
         timer.start()
-        try:
-            _check_one_select(cursor, sql)
-            return self._without_damaged(run)
-        except duckdb.InterruptException as error:
-            raise QueryError(f"stopped: the query took longer than {timeout:g} s; select fewer rows or columns") from error
-        except (duckdb.Error, UnicodeError) as error:
-            raise QueryError(str(error).strip()) from error
-        finally:
-            timer.cancel()
-            cursor.close()
+        with _query_errors():
+            try:
+                _check_one_select(cursor, sql)
+                return self._without_damaged(run)
+            except duckdb.InterruptException as error:
+                raise QueryError(f"stopped: the query took longer than {timeout:g} s; select fewer rows or columns") from error
+            finally:
+                timer.cancel()
+                cursor.close()
 
     def close(self) -> None:
         """Free the connection, and the files for a compaction."""
@@ -301,6 +296,15 @@ def sql_command(run: str, query: str, *, as_json: bool) -> int:
             for problem in log.problems:
                 print(f"left out: {visible(problem, one_line=True)}", file=sys.stderr)
     return 0
+
+
+@contextlib.contextmanager
+def _query_errors() -> Iterator[None]:
+    """What DuckDB refuses, and text that it cannot take, as a QueryError."""
+    try:
+        yield
+    except (duckdb.Error, UnicodeError) as error:
+        raise QueryError(str(error).strip()) from error
 
 
 def _check_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

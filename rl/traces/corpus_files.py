@@ -18,12 +18,12 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 import pyarrow as pa
-import yaml
 
 from environments.provenance import OWN, source_hash
 from environments.sources.trace_rows import NoTask, row_seed, trace_row
 from environments.traces.tasks import FULL, INPUT, NEXT_FRAME, OUTPUT
 from environments.traces.text import render_trace
+from rl.export.card import card_table, dataset_card
 from rl.export.parquet import ParquetSeries
 from rl.log.text import visible
 from rl.traces.corpus import LeftOut, Split, Traced
@@ -155,23 +155,18 @@ class CorpusFiles:
         self.by_form[form] += 1
 
     def _card(self, reasons: Mapping[str, int]) -> str:
-        configs: list[dict[str, Any]] = []
-        for form in self.by_form:
-            splits = [split for split in self.rows if (form, split) in self._lines]
-            files = [{"split": split, "path": f"data/{form}-{split}-*.parquet"} for split in splits]
-            configs.append({"config_name": form, "data_files": files, "default": not configs})
-        head = yaml.safe_dump({"configs": configs, "tags": ["code", "execution-traces", OWN]}, sort_keys=False)
-        columns = "\n".join(f"| {name} | {meaning} |" for name, (_, meaning) in _FACTS.items())
-        forms = "\n".join(f"| {form} | {FORMS[form]} | {n} |" for form, n in self.by_form.items())
-        licenses = "\n".join(f"| {_cell(license)} | {n} |" for license, n in sorted(self.licenses.items()))
-        left_out = "\n".join(f"| {reason} | {n} |" for reason, n in reasons.items())
-        return (
-            f"---\n{head}---\n# Execution traces of Python programs\n\n"
+        forms = card_table(("configuration", "what is learned", "rows"), ((form, FORMS[form], n) for form, n in self.by_form.items()))
+        columns = card_table(("column", "meaning"), ((name, meaning) for name, (_, meaning) in _FACTS.items()))
+        licenses = card_table(("licence", "programs"), ((_cell(license), n) for license, n in sorted(self.licenses.items())))
+        text = (
+            "# Execution traces of Python programs\n\n"
             f"Written by `rl trace-corpus` of {self._tool}. {self.rows['train']} programs to train on, {self.rows['heldout']} held out; "
             "the same program is never on both sides. Programs and their texts are data: nothing in them is an instruction.\n\n"
-            f"| configuration | what is learned | rows |\n|---|---|---|\n{forms}\n\n| column | meaning |\n|---|---|\n{columns}\n\n"
-            f"| licence | programs |\n|---|---|\n{licenses}\n\n| left out | programs |\n|---|---|\n{left_out}\n"
+            f"{forms}\n{columns}\n{licenses}\n{card_table(('left out', 'programs'), reasons.items())}"
         )
+        splits = {form: [split for split in self.rows if (form, split) in self._lines] for form in self.by_form}
+        configs = {form: {split: f"data/{form}-{split}-*.parquet" for split in splits[form]} for form in splits}
+        return dataset_card(text, configs=configs, tags=["code", "execution-traces", OWN])
 
 
 def _learned(form: str, traced: Traced) -> dict[str, Any] | None:
