@@ -127,7 +127,8 @@ def test_jumps_are_told_against_the_running_history() -> None:
     assert not any(flags.flags(sampled([9, 10, 11, 10] * 20)).values()), "nothing is known yet"
     found = flags.flags(sampled([10, 80]))
     assert list(found["a-0"]) == [] and list(found["a-1"]) == ["length_jump"]
-    found = flags.flags(sampled([10], logprob=-2.5))
+    assert flags.flags(sampled([10], logprob=-2.5)) == {"a-0": {}}, "the mean of few tokens jumps by chance"
+    found = flags.flags(sampled([32], logprob=-2.5))
     assert list(found["a-0"]) == ["entropy_jump"] and "2.50 nats" in found["a-0"]["entropy_jump"]
 
 

@@ -9,6 +9,8 @@ from rl.log.flags.base import History, RolloutView, flag
 _LEAST_HISTORY = 64
 """Rollouts before statistics mean something."""
 _SIGMAS = 6.0
+_LEAST_NATS, _LEAST_TOKENS = 0.25, 32
+"""Of so many tokens a single one that surprised the policy (5 nats) moves the mean by less than those nats."""
 _LEAST_CHARS = 2_000
 _RATIO = 15.0
 """Prose and code compress 3 to 6 times; a loop, 15 times and more."""
@@ -59,7 +61,7 @@ def entropy_jump(rollout: RolloutView) -> str | None:
     """Far more, or far less, certain of its tokens than this task source was so far."""
     history = rollout.history
     away = abs(rollout.surprise - history.surprise_mean)
-    if _enough(history) and rollout.n_sampled and away > max(_SIGMAS * history.surprise_std, 0.25):
+    if _enough(history) and rollout.n_sampled >= _LEAST_TOKENS and away > max(_SIGMAS * history.surprise_std, _LEAST_NATS):
         return f"mean -logprob {rollout.surprise:.2f} nats; the running mean is {history.surprise_mean:.2f}"
     return None
 
