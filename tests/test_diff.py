@@ -73,7 +73,7 @@ def test_a_winner_and_a_loser_part_at_a_token(run: Path, capsys: pytest.CaptureF
 def test_two_rollouts_for_a_person(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, run, "00000001-0", "00000001-2")
     assert "A: 00000001-0  ok, reward 1, version 1" in text and "B: 00000001-2  policy_fail, reward -1" in text
-    assert "tokens in common" in text and "logprob 0.0000" in text and "1 messages in common" in text
+    assert "tokens in common" in text and "logprob 0.0000" in text and "1 message in common" in text
     assert "the policy said the same in both" in said(capsys, run, "00000001-0", "00000001-1")
 
 

@@ -59,7 +59,7 @@ class Pair:
             lines.append("they answer different tasks")
         lines += parting_lines(self.parting, letters="AB")
         if self.common:
-            lines.append(f"{self.common} messages in common")
+            lines.append(f"{self.common} message{'' if self.common == 1 else 's'} in common")
         return "\n".join([*lines, self._side_by_side()]).rstrip()
 
     def _side_by_side(self) -> str:

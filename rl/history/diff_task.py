@@ -66,8 +66,8 @@ class TaskDiff:
 
     def text(self) -> str:
         """For a person."""
-        lines = [line for version in self.versions for line in version.lines()]
-        return "\n".join([f"task {visible(self.task_id, one_line=True)}, {len(self.versions)} policy versions", *lines])
+        n, lines = len(self.versions), [line for version in self.versions for line in version.lines()]
+        return "\n".join([f"task {visible(self.task_id, one_line=True)}, {n} policy version{'' if n == 1 else 's'}", *lines])
 
 
 def diff_task(run: OpenRun, task_id: str) -> TaskDiff:
