@@ -1,13 +1,17 @@
-"""Lists of the viewer by HTTP: filters, order, places, and what a list that refreshes itself is sent."""
+"""Lists of the viewer by HTTP: filters, order, places, and what a page that refreshes itself is sent."""
 
+import html
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rl.log.metrics import MetricsWriter
 from rl.log.runs import RunPaths, prepare_run
+from rl.log.spans import SpanWriter
 from rl.log.writer import LearnerWriter, RolloutWriter
+from rl.records import Span
 from tests.log_fakes import make_group, make_metrics, make_sample, make_stats
 from tests.view_run import HOSTILE_RUN, STEPS, Server, at, make_run, runs, server, serving
 
@@ -165,3 +169,36 @@ def test_the_list_of_runs_follows_them(tmp_path: Path) -> None:
         assert f'<td class="n">{STEPS + 1}<' in page
         assert page.count('/flags"') == 0  # counted a moment ago
         assert page.count(">none</span>") == 0 or "…" not in page
+
+
+def test_pages_that_look_for_news_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.view.open_run._REOPEN_SECONDS", 0.0)
+    root = make_run(tmp_path / "runs" / "live")
+    with serving(tmp_path / "runs") as server:
+
+        def refresh(path: str) -> str:
+            return html.unescape(re.search(r'id="results" data-live="3" hx-get="([^"]+)"', server.page(path))[1])
+
+        service, last, task = (
+            refresh(at("live", "service")),
+            refresh(at("live", "service", last=20)),
+            refresh(at("live", "task", id="task-0")),
+        )
+        newest, fifth = refresh(at("live", "timeline")), refresh(at("live", "timeline", step=5))
+        assert [server.get(url).status for url in (service, last, task, newest, fifth)] == [204] * 5
+        group = make_group(7, version=7, n=4)
+        again = replace(group.problem, task=replace(group.problem.task, id="task-0"))
+        with RolloutWriter(root, run_id="live", attempt=1, writer="late", tokens=True) as writer:
+            writer.write_group(replace(group, problem=again))
+        with SpanWriter(root, attempt=1, actor="late") as spans:
+            spans.record(Span(name="rollout", started=1020.0, ended=1023.0, version=5, train_step=6))
+        assert all('<td class="n">24</td>' in server.page(url) for url in (service, last))
+        assert server.page(task).count('<tr data-row="') == 2
+        assert "<h1>Timeline of step 6</h1>" in server.page(newest)
+        stays = server.page(fifth)
+        assert "<h1>Timeline of step 5</h1>" in stays and 'data-key="]">next' in stays
+        assert "data-live" not in stays and "data-live" not in server.page(at("live", "timeline", step=4))  # they are over
+        alive = root / "alive.json"
+        alive.write_text(alive.read_text().replace('"ended": ""', '"ended": "interrupted"'))
+        assert not any("data-live" in server.page(at("live", page)) for page in ("service", "timeline"))
+        assert "data-live" not in server.page(task)

@@ -1,4 +1,4 @@
-"""Lists that refresh themselves, in headless Chromium: what a refresh brings, what it leaves alone, and when there is none."""
+"""Pages that refresh themselves, in headless Chromium: what a refresh brings, what it leaves alone, and when there is none."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,9 @@ import pytest
 
 from rl.log.metrics import MetricsWriter
 from rl.log.runs import RunPaths
+from rl.log.spans import SpanWriter
 from rl.log.writer import RolloutWriter
+from rl.records import Span
 from tests.browser import Browser, missing
 from tests.log_fakes import make_group, make_metrics
 from tests.view_run import STEPS, at, make_run, serving
@@ -123,4 +125,24 @@ def test_the_list_of_runs_follows_them(tmp_path: Path, browser: Browser) -> None
         assert not browser.run("return document.body.textContent.includes('…')")  # flags stay in sight while they are counted again
         make_run(tmp_path / "runs" / "three")
         wait(browser, "document.querySelectorAll('tr[data-row]').length === 3")
+        assert browser.errors() == []
+
+
+def test_a_timeline_follows_the_newest_step_and_waits_for_who_looks_at_it(tmp_path: Path, browser: Browser) -> None:
+    root = make_run(tmp_path / "runs" / "live")
+    title = "document.querySelector('h1').textContent"
+    browser.errors()
+    with serving(tmp_path / "runs") as server:
+        browser.open(server.url + at("live", "timeline"))
+        browser.wait(f"return document.readyState === 'complete' && {STATE} === 'live' && {title} === 'Timeline of step 5'")
+        browser.run("document.querySelector('.lanes .bar').focus()")
+        with SpanWriter(root, attempt=1, actor="late") as spans:
+            spans.record(Span(name="rollout", started=1020.0, ended=1023.0, version=5, train_step=6))
+        wait(browser, f"{STATE} === 'held'")
+        assert browser.run(f"return {title}") == "Timeline of step 5"
+        browser.keys(ESCAPE)
+        wait(browser, f"{title} === 'Timeline of step 6' && {STATE} === 'live'")
+        assert browser.run("return document.title").startswith("Timeline of step 6")
+        browser.run("document.querySelector('.lanes .bar').focus()")
+        assert browser.run("return document.querySelector('.inspect').textContent") == "rollout, 3.0 s"
         assert browser.errors() == []

@@ -97,7 +97,7 @@ class Pages:
 
     def rollouts(self, run: OpenRun, links: Links, query: Query) -> str:
         """The filtered list."""
-        filters, mark = listing.read_filters(query), _list_mark(run, links)
+        filters, mark = listing.read_filters(query), _live_mark(run, links)
         found = listing.listed(run, filters)
         return self._page(
             "rollouts.html",
@@ -148,7 +148,7 @@ class Pages:
 
     def contrast(self, run: OpenRun, links: Links, query: Query) -> str:
         """Groups with winners and losers."""
-        mark = _list_mark(run, links)
+        mark = _live_mark(run, links)
         return self.contrast_of(run, links, groups.contrast_groups(run, limit=_LISTED), mark=mark)
 
     def contrast_of(self, run: OpenRun, links: Links, rows: Sequence[Mapping[str, Any]], *, mark: str = "") -> str:
@@ -169,7 +169,7 @@ class Pages:
 
     def tasks(self, run: OpenRun, links: Links, query: Query) -> str:
         """The list of tasks."""
-        sort, text, mark = query.get("sort") or "newest", query.get("text", "").strip(), _list_mark(run, links)
+        sort, text, mark = query.get("sort") or "newest", query.get("text", "").strip(), _live_mark(run, links)
         return self._page(
             "tasks.html",
             run,
@@ -186,35 +186,34 @@ class Pages:
 
     def task(self, run: OpenRun, links: Links, query: Query) -> str:
         """The biography of a task."""
-        task_id = query.get("id", "")
+        task_id, mark = query.get("id", ""), _live_mark(run, links)
         chapters = tasks.biography(run, task_id)
         if not chapters:
             raise NotFound(f"There is no task {task_id!r} in this run.")
         prompt = tasks.task_prompt(run, chapters[0].version, chapters[0].rollouts[0]["rollout_id"])
         return self._page(
-            "task.html", run, links, title=f"Task {task_id}", tab="tasks", task_id=task_id, chapters=chapters, prompt=prompt, cut=CUT_CHARS
+            "task.html", run, links, title=f"Task {task_id}", tab="tasks", task_id=task_id, chapters=chapters, prompt=prompt, mark=mark
         )
 
     def service(self, run: OpenRun, links: Links, query: Query) -> str:
         """Sandboxes and graders."""
         last = query.get("last", str(service.WINDOWS[-1]))
-        window = int(last) if last.isdecimal() else None
+        window, mark = int(last) if last.isdecimal() else None, _live_mark(run, links)
         found = service.service(run, window=window)
-        return self._page(
-            "service.html", run, links, title="Sandboxes and graders", tab="service", found=found, window=window, windows=service.WINDOWS
-        )
+        shown = {"found": found, "window": window, "windows": service.WINDOWS, "mark": mark}
+        return self._page("service.html", run, links, title="Sandboxes and graders", tab="service", **shown)
 
     def timeline(self, run: OpenRun, links: Links, query: Query) -> str:
         """The spans of one training step, by default the last that has some: they are written a little later than its metrics."""
-        metrics = run.metrics()
+        metrics, pinned, mark = run.metrics(), query.get("step", ""), _live_mark(run, links)
         last = timeline.newest_step(run, metrics)
-        text = query.get("step", "") or str(last)
+        text = pinned or str(last)
         if not text.isdecimal():
             raise ValueError(f"step={text}: give the number of a training step")
         step = int(text)
         drawing = timeline.step_timeline(run, step, metrics)
-        title = f"Timeline of step {step}"
-        return self._page("timeline.html", run, links, title=title, tab="timeline", step=step, last=last, drawing=drawing)
+        shown = {"step": step, "pinned": pinned, "last": last, "drawing": drawing, "mark": mark if step >= last else ""}
+        return self._page("timeline.html", run, links, title=f"Timeline of step {step}", tab="timeline", **shown)
 
     def compare(self, run: OpenRun, links: Links, query: Query, *, folder: RunsFolder) -> str:
         """This run and another at equal tokens; `with` names the other, `by` the tokens."""
@@ -269,8 +268,8 @@ class Pages:
         return self.render(template, links=links, run=run, problems=problems, **{"live_seconds": LIVE_SECONDS, **values})
 
 
-def _list_mark(run: OpenRun, links: Links) -> str:
-    """What a list that refreshes itself must know before it is read; empty where nothing more will come."""
+def _live_mark(run: OpenRun, links: Links) -> str:
+    """What a page that refreshes itself must know before it reads the log; empty where nothing more will come."""
     return run.mark() if links.is_live and run.state().is_live else ""
 
 

@@ -55,9 +55,13 @@ class Timeline:
 
 
 def newest_step(run: OpenRun, metrics: Metrics) -> int:
-    """The last training step that ended and has spans; without any the last that ended, 0 before the first. Raises QueryError."""
+    """The last training step of which the loop's last span, `log`, is there.
+
+    Where none is, as spans are optional: the last that has spans, or else that ended; 0 before the first. Raises QueryError.
+    """
     last = metrics.steps[-1].step if metrics.steps else 0
-    ((found,),) = run.page("SELECT max(train_step) FROM spans WHERE train_step <= ?", (last,)).rows
+    sql = "SELECT coalesce(max(train_step) FILTER (name = 'log'), max(train_step)) FROM spans WHERE train_step <= ?"
+    ((found,),) = run.page(sql, (last,)).rows
     return last if found is None else int(found)
 
 

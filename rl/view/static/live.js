@@ -1,13 +1,14 @@
-// The part of a page that looks for news by itself, #results of a list or #live of the overview: when it asks, and what it leaves alone.
+// The part of a page that looks for news by itself, #results or #live of the overview: when it asks, and what it leaves alone.
 // It asks only while someone can see it, and so seldom that the server spends at most a hundredth of a core on it. A refresh takes
-// nothing away: the row where the reader is stays where it is on the screen, and if it would leave the list, the list waits.
+// nothing away: the row where the reader is stays where it is on the screen, and if it would leave the list, the list waits, as a
+// timeline does while someone looks at its bars.
 "use strict";
 
 (() => {
   const SHARE = 0.01;
   const WHY = {
     live: "This page looks for news by itself. Pause it (p)",
-    held: "The list waits, because it would take away the row where you are, or text that is marked. Esc lets go of a row",
+    held: "The page waits, because it would take away where you are: a row, a bar, or text that is marked. Esc lets go of rows and bars",
     paused: "Paused. Look for news again (p)",
     "no answer": "The viewer does not answer: is rl view still running?",
   };
@@ -33,6 +34,7 @@
   }
 
   const isMarked = (part) => !getSelection().isCollapsed && part.contains(getSelection().anchorNode);
+  const isLookedAt = (part) => isMarked(part) || part.querySelector(".lanes:hover") || document.activeElement.matches(".lanes .bar");
 
   const wait = (part) => Math.max(1000 * Number(part.dataset.live), cost / SHARE); // milliseconds
 
@@ -40,7 +42,7 @@
     const part = livePart();
     if (!part) tell("paused");
     else if (paused || document.hidden) tell("paused");
-    else if (isMarked(part)) tell("held");
+    else if (isLookedAt(part)) tell("held");
     else if (performance.now() >= asked + wait(part)) {
       asked = performance.now();
       htmx.trigger(part, "tick");
@@ -69,23 +71,31 @@
     kept = null;
     if (!shouldSwap || elt !== target || !target.matches("[data-live]")) return;
     const row = anchor(target);
-    if (!row) return;
-    if (!rowCalled(new DOMParser().parseFromString(serverResponse, "text/html"), row.dataset.row)) {
+    const isGone = row && !rowCalled(new DOMParser().parseFromString(serverResponse, "text/html"), row.dataset.row);
+    if (isGone || isLookedAt(target)) {
       event.detail.shouldSwap = false;
       tell("held");
       return;
     }
-    const focused = [...row.querySelectorAll("a")].indexOf(document.activeElement);
-    kept = { name: row.dataset.row, top: row.getBoundingClientRect().top, isPicked: row.classList.contains("here"), focused };
+    const focus = target.contains(document.activeElement) ? document.activeElement : null;
+    kept = {
+      row: row && { name: row.dataset.row, top: row.getBoundingClientRect().top, isPicked: row.classList.contains("here") },
+      // Links of a row by their order, since their addresses hold the row's place in the list; all others by their address.
+      focused: focus && row?.contains(focus) ? [...row.querySelectorAll("a")].indexOf(focus) : -1,
+      address: focus?.getAttribute("href"),
+    };
   });
 
   document.addEventListener("htmx:afterSwap", () => {
-    const row = kept && rowCalled(document, kept.name);
-    if (!row) return;
-    row.classList.toggle("here", kept.isPicked);
-    if (kept.focused >= 0) row.querySelectorAll("a")[kept.focused]?.focus({ preventScroll: true });
-    scrollBy({ top: row.getBoundingClientRect().top - kept.top, behavior: "instant" });
+    if (!kept) return;
+    const { row, focused, address } = kept;
     kept = null;
+    const now = row && rowCalled(document, row.name);
+    if (now) now.classList.toggle("here", row.isPicked);
+    const links = [...document.querySelectorAll("#results a, #live a")];
+    const focus = focused >= 0 ? now?.querySelectorAll("a")[focused] : address && links.find((link) => link.getAttribute("href") === address);
+    focus?.focus({ preventScroll: true });
+    if (now) scrollBy({ top: now.getBoundingClientRect().top - row.top, behavior: "instant" });
   });
 
   document.addEventListener("htmx:afterRequest", (event) => {

@@ -18,7 +18,7 @@
 
   function letGo() {
     picked()?.classList.remove("here");
-    if (document.activeElement.closest("tr[data-href]")) document.activeElement.blur();
+    if (document.activeElement.closest("tr[data-href], .lanes .bar")) document.activeElement.blur();
   }
 
   function switchTheme() {
