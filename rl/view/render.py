@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Context
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return NOTHING
     if value == 0:
         return "0"
+    if abs(value) < 10**digits:  # halves up, as the curves' numbers are rounded
+        value = float(Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal(value))
     text = f"{abs(value):,.0f}" if abs(value) >= 10**digits else f"{abs(value):.{digits}g}"
     return f"\u2212{text}" if value < 0 else text
 

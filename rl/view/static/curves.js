@@ -3,7 +3,8 @@
 
 (() => {
   const charts = new Map();
-  const HEIGHT = 190;
+  const heightOf = (chart) => (isSingle(chart) ? 218 : 190); // a single curve has no legend, and the cards of a row are as high
+  const isSingle = (chart) => chart.series.length < 2;
   let chosen = null; // the part of training that the reader looks at; null for all of it
   const STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6].flatMap((power) => [power, 2 * power, 5 * power]); // there is no step 2.5
 
@@ -126,7 +127,7 @@
     const inks = chart.series.map((series, index) => color(`s${index % 8}`));
     return {
       width,
-      height: HEIGHT,
+      height: heightOf(chart),
       padding: [8, 16, 0, 0],
       cursor: { sync: { key: "steps" }, points: { size: 6, stroke: (plot, i) => inks[i - 1], fill: (plot, i) => inks[i - 1] }, drag: { x: true, y: false } },
       legend: { markers: { stroke: (plot, i) => inks[i - 1], fill: (plot, i) => inks[i - 1] } },
@@ -207,7 +208,7 @@
       const unit = document.createElement("p");
       const now = document.createElement("p");
       now.className = "now";
-      card.className = `chart${chart.series.length < 2 ? " chart-single" : ""}${chart.key === "phases" && data.charts.length === 8 ? " chart-wide" : ""}`;
+      card.className = `chart${isSingle(chart) ? " chart-single" : ""}${chart.key === "phases" && data.charts.length === 8 ? " chart-wide" : ""}`;
       unit.className = "unit";
       title.textContent = chart.title;
       unit.textContent = chart.unit;
@@ -216,7 +217,7 @@
       const width = card.clientWidth - 24;
       const plot = new uPlot(options(chart, width, data.x, now), plotted(chart, data.x), card);
       byKeyboard(card, plot, chart.title);
-      charts.set(chart.key, { plot, card });
+      charts.set(chart.key, { plot, card, height: heightOf(chart) });
       if (part) plot.setScale("x", part);
     }
     place.style.minHeight = "";
@@ -260,6 +261,6 @@
   document.addEventListener("themechange", () => current && build(current));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => current && build(current));
   addEventListener("resize", () => {
-    for (const { plot, card } of charts.values()) plot.setSize({ width: card.clientWidth - 24, height: HEIGHT });
+    for (const { plot, card, height } of charts.values()) plot.setSize({ width: card.clientWidth - 24, height });
   });
 })();
