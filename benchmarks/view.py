@@ -1,12 +1,11 @@
 """Speed of the viewer over a million rollouts: pages, named views, the token heatmap in Chromium, live refresh. One JSON line.
 
-python -m benchmarks.view [--rollouts 1000000] [--folder DIR]
+python -m benchmarks.view [--rollouts 1000000] [--folder DIR] [--parts PART ...]
 
 The run is synthetic, with the real schema (`rl.log.synthetic`). A page's time is the server's answer to a whole request,
 the median of five different ones a kind. The heatmap's time runs from the start of its script until the browser has painted:
 `first` is the first screen, `all` every token coloured at once, `opened` counts from the click on a link until the first
-screen. Live refresh is the server's processor time while one page is open, the overview, the list of rollouts or that of runs, and the
-run writes a step and a group every five seconds.
+screen. Live refresh is the server's processor time while one page is open and the run writes a step and a group every five seconds.
 """
 
 import argparse
@@ -18,7 +17,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -28,9 +29,11 @@ from rl.log.alive import Heartbeat
 from rl.log.metrics import MetricsWriter, read_metrics
 from rl.log.query import RunLog
 from rl.log.runs import RunPaths
+from rl.log.spans import SpanWriter
 from rl.log.synthetic import write_synthetic_run
 from rl.log.views import VIEWS
 from rl.log.writer import RolloutWriter
+from rl.records import Span
 from tests.browser import Browser, missing
 from tests.log_fakes import make_group, make_metrics
 
@@ -48,12 +51,22 @@ PAGES = {
     "service": ["service", "service?last=20"] * 3,
     "timeline": [f"timeline?step={step}" for step in range(100, 600, 100)],
 }
+LIVE_PAGES = {
+    "overview": f"runs/{LIVE}",
+    "rollouts": f"runs/{LIVE}/rollouts",
+    "runs": "",
+    "service": f"runs/{LIVE}/service",
+    "task": f"runs/{LIVE}/task?id={{task}}",
+    "timeline": f"runs/{LIVE}/timeline",
+}
+PARTS = ("pages", "views", "heatmap", *(f"live_{name}" for name in LIVE_PAGES))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the viewer; see the docstring.")
     parser.add_argument("--rollouts", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="keep the synthetic run here and use it again")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="measure only these")
     args = parser.parse_args()
     if why := missing():
         raise SystemExit(why)
@@ -62,27 +75,35 @@ def main() -> None:
         root = folder / RUN
         if not root.is_dir():
             write_synthetic_run(root, rollouts=args.rollouts)
-        with RunLog(root) as log:
-            longest = next(log.query("SELECT rollout_id, len(token_ids) FROM tokens ORDER BY 2 DESC LIMIT 1").rows)
         words = [sys.executable, "-m", "rl.cli", "view", "--dir", str(folder), "--json"]
         server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
             assert server.stdout is not None
             base = json.loads(server.stdout.readline())["url"]
-            url = f"{base}runs/{RUN}"
-            figures = {
-                "rollouts": args.rollouts,
-                "page_s": {name: _median(url, pages) for name, pages in PAGES.items()},
-                "rollout_s": _median(url, [f"rollout?id={longest[0]}"] * 5),
-                "named_view_s": {name: _median(url, [f"sql?q={quote(f'SELECT * FROM {name} LIMIT 100')}"] * 3) for name in VIEWS},
-                "heatmap": {"tokens": longest[1], **_heatmap(f"{url}/rollout?id={longest[0]}")},
-                "live_share_of_core": _live(base, shutil.copytree(root, folder / LIVE), psutil.Process(server.pid)),
-            }
+            figures = _measured(base, root, parts=args.parts, server=psutil.Process(server.pid))
         finally:
             server.terminate()
             server.wait()
             shutil.rmtree(folder / LIVE, ignore_errors=True)
-    print_result(**figures)
+    print_result(rollouts=args.rollouts, **figures)
+
+
+def _measured(base: str, root: Path, *, parts: Sequence[str], server: psutil.Process) -> dict[str, Any]:
+    url, figures = f"{base}runs/{RUN}", {}
+    with RunLog(root) as log:
+        ((rollout, n),) = log.query("SELECT rollout_id, len(token_ids) FROM tokens ORDER BY 2 DESC LIMIT 1").rows
+        tasks = [task for (task,) in log.query("SELECT task_id FROM rollouts GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 5").rows]
+    if "pages" in parts:
+        pages = {**PAGES, "task": [f"task?id={quote(task)}" for task in tasks], "rollout": [f"rollout?id={rollout}"] * 5}
+        figures["page_s"] = {name: _median(url, ones) for name, ones in pages.items()}
+    if "views" in parts:
+        figures["named_view_s"] = {name: _median(url, [f"sql?q={quote(f'SELECT * FROM {name} LIMIT 100')}"] * 3) for name in VIEWS}
+    if "heatmap" in parts:
+        figures["heatmap"] = {"tokens": n, **_heatmap(f"{url}/rollout?id={rollout}")}
+    live = {name: page.format(task=quote(tasks[0])) for name, page in LIVE_PAGES.items() if f"live_{name}" in parts}
+    if live:
+        figures["live_share_of_core"] = _live(base, shutil.copytree(root, root.with_name(LIVE)), live, server=server)
+    return figures
 
 
 def _median(url: str, pages: list[str]) -> float:
@@ -121,7 +142,7 @@ requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() -
 """
 
 
-def _live(base: str, root: Path, server: psutil.Process) -> dict[str, float]:
+def _live(base: str, root: Path, pages: Mapping[str, str], *, server: psutil.Process) -> dict[str, float]:
     """Share of one core that the server used while a page was open on a run that goes on, by page."""
     beat = Heartbeat(RunPaths(root=root).alive)
     last = read_metrics(RunPaths(root=root).metrics).steps[-1].step
@@ -129,11 +150,12 @@ def _live(base: str, root: Path, server: psutil.Process) -> dict[str, float]:
         Browser() as browser,
         MetricsWriter(RunPaths(root=root).metrics, attempt=2, restored_step=last) as metrics,
         RolloutWriter(root, run_id=RUN, attempt=2, writer="live", tokens=True) as rollouts,
+        SpanWriter(root, attempt=2, actor="loop") as spans,
     ):
         step = last + 1
         metrics.step(make_metrics(step, time=time.time()))
         shares = {}
-        for name, page in {"overview": f"runs/{LIVE}", "rollouts": f"runs/{LIVE}/rollouts", "runs": ""}.items():
+        for name, page in pages.items():
             browser.open(base + page)
             browser.wait("return document.querySelector('[data-live]') !== null")
             time.sleep(STEP_SECONDS)
@@ -142,6 +164,7 @@ def _live(base: str, root: Path, server: psutil.Process) -> dict[str, float]:
                 step += 1
                 rollouts.write_group(make_group(10_000_000 + step, version=step - 1))
                 metrics.step(make_metrics(step, time=time.time()))
+                spans.record(Span(name="log", started=time.time() - STEP_SECONDS, ended=time.time(), version=step - 1, train_step=step))
                 time.sleep(STEP_SECONDS)
             shares[name] = round((sum(server.cpu_times()[:2]) - before) / (time.monotonic() - begun), 4)
     beat.end("finished")

@@ -90,9 +90,9 @@ class Browser:
         element = self._command("GET", "element/active")
         return str(self._command("GET", f"element/{next(iter(element.values()))}/computedlabel"))
 
-    def size(self, width: int, height: int) -> None:
-        """Of the page, in CSS pixels."""
-        self._devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700)
+    def size(self, width: int, height: int, *, scale: int = 1) -> None:
+        """Of the page, in CSS pixels; `scale` of the screen's make one of them."""
+        self._devtools("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 700)
 
     def theme(self, *, dark: bool) -> None:
         """What the system prefers."""
