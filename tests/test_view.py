@@ -198,6 +198,12 @@ def test_the_sql_box_only_reads_the_log(server: Server, query: str) -> None:
     assert server.page(at(HOSTILE_RUN, "rollouts")).count('<a class="id"') == 20
 
 
+def test_the_sql_box_says_what_it_takes(server: Server) -> None:
+    for query in ("SELECT 1; SELECT 2", "INSTALL httpfs", "DELETE FROM metrics"):
+        assert "give exactly one SELECT" in server.page(at(HOSTILE_RUN, "sql", q=query))
+    assert "LINE 1: SELEC" in server.page(at(HOSTILE_RUN, "sql", q="SELEC"))  # as it was typed
+
+
 def test_the_sql_box_links_and_cuts(server: Server) -> None:
     page = server.page(at(HOSTILE_RUN, "sql", q="SELECT rollout_id, group_id, task_id, reward FROM rollouts ORDER BY 1 -- newest;"))
     assert f'<a class="id" href="{at(HOSTILE_RUN, "rollout", id=FIRST)}">{FIRST}</a>' in page

@@ -123,6 +123,12 @@ def test_a_wrong_address_is_explained(server: Server, query: str) -> None:
     assert query.split("=")[0].replace("list", "vmin") in answer.text
 
 
+@pytest.mark.parametrize("address", ["service?last=0", "service?last=-1", "timeline?step=-1", "tasks?sort=up"])
+def test_a_wrong_choice_is_named(server: Server, address: str) -> None:
+    answer = server.get(at(HOSTILE_RUN, address.split("?")[0]) + "?" + address.split("?")[1])
+    assert answer.status == 400 and address.split("?")[1] in answer.text
+
+
 @pytest.mark.parametrize("page", ["rollouts", "contrast", "tasks"])
 def test_a_list_is_sent_again_only_when_it_has_changed(tmp_path: Path, page: str) -> None:
     root = make_run(tmp_path / "runs" / "live")

@@ -120,6 +120,11 @@ class RunLog:
         """The text behind a `stdout_ref` or `log_ref`. Raises ValueError for one that is unknown or damaged."""
         return read_blob(self._folder, reference)
 
+    def check(self, sql: str) -> None:
+        """Raises QueryError unless `sql` is one SELECT."""
+        with _query_errors(), self._connection.cursor() as cursor:
+            _check_one_select(cursor, sql)
+
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> Result:
         """Run one SELECT, rows as they come: for results that may not fit in memory.
 

@@ -198,7 +198,9 @@ class Pages:
     def service(self, run: OpenRun, links: Links, query: Query) -> str:
         """Sandboxes and graders."""
         last = query.get("last", str(service.WINDOWS[-1]))
-        window, mark = int(last) if last.isdecimal() else None, _live_mark(run, links)
+        if last != "all" and not (last.isdecimal() and int(last)):
+            raise ValueError(f"last={last}: give a number of policy versions, 1 or more, or all")
+        window, mark = None if last == "all" else int(last), _live_mark(run, links)
         found = service.service(run, window=window)
         shown = {"found": found, "window": window, "windows": service.WINDOWS, "mark": mark}
         return self._page("service.html", run, links, title="Sandboxes and graders", tab="service", **shown)

@@ -31,6 +31,7 @@ def answer(run: OpenRun, sql: str) -> Answer:
     if not text:
         return Answer()
     try:
+        run.log().check(text)
         page = run.page(f"SELECT left(COLUMNS(*)::VARCHAR, {CELL_CHARS + 1}) FROM (\n{text}\n)", limit=ROWS, timeout=SECONDS)
     except QueryError as error:
         return Answer(error=str(error))
