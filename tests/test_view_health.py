@@ -10,7 +10,7 @@ from rl.log.metrics import EvalMetrics, Metrics
 from rl.view.curves import curves, mark
 from rl.view.health import RecentRollouts, VersionGroups, findings
 from rl.view.open_run import Standing
-from rl.view.render import shown, shown_line, spark
+from rl.view.render import number, percent, shown, shown_line, spark
 from tests.log_fakes import make_metrics
 
 LIVE = Standing(state=RunState.LIVE, why="", idle_seconds=1.0, step=60, total_steps=100)
@@ -85,7 +85,7 @@ def test_flags_are_counted() -> None:
         ({"clip_fraction": 0.5}, "50% of trained tokens are clipped"),
         ({"kl": 0.05, "staleness_max": 0}, "an engine mismatch"),
         ({"loss": math.nan}, "not finite in 60 steps, first in step 1"),
-        ({"phases": {"rollout": 3.9}}, "waits for rollouts 98% of the time"),
+        ({"phases": {"rollout": 3.92}}, "waits for rollouts 98% of the time"),
     ],
 )
 def test_a_number_out_of_range_is_told(changes: dict[str, object], words: str) -> None:
@@ -131,6 +131,11 @@ def test_text_is_escaped_shortened_and_made_visible() -> None:
     assert shown("a\u00a0b") == 'a<span class="unseen">\\u00a0</span>b'
     assert shown_line("one\n  two " * 100, 12) == "one two one …"
     assert shown(None) == ""
+
+
+def test_numbers_are_rounded_as_elsewhere() -> None:
+    assert [number(0.3125), number(2.0), number(1234.2), number(1e-5)] == ["0.313", "2", "1,234", "1e-05"]
+    assert [percent(265 / 400), percent(297 / 400), percent(1.0), percent(0.0004, 2)] == ["66.2%", "74.3%", "100.0%", "0.04%"]
 
 
 def test_a_curve_in_miniature_stays_in_its_box() -> None:

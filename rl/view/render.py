@@ -102,7 +102,9 @@ def count(value: int | None) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share in percent."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}%"
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{100 * round(value, digits + 2):.{digits}f}%"  # as the command line rounds the rate itself
 
 
 def seconds(value: float | None) -> str:
