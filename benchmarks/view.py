@@ -89,7 +89,8 @@ def main() -> None:
 
 
 def _measured(base: str, root: Path, *, parts: Sequence[str], server: psutil.Process) -> dict[str, Any]:
-    url, figures = f"{base}runs/{RUN}", {}
+    url = f"{base}runs/{RUN}"
+    figures: dict[str, Any] = {}
     with RunLog(root) as log:
         ((rollout, n),) = log.query("SELECT rollout_id, len(token_ids) FROM tokens ORDER BY 2 DESC LIMIT 1").rows
         tasks = [task for (task,) in log.query("SELECT task_id FROM rollouts GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 5").rows]
