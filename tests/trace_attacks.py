@@ -15,6 +15,8 @@ class Attack:
     status: TraceStatus
     least_events: int = 1
     """A trace that is cut off still holds what came before."""
+    most_events: int = 10**6
+    """And nothing is in it that came after its end."""
     limits: TraceLimits = field(default_factory=TraceLimits)
 
 
@@ -103,8 +105,29 @@ ATTACKS = {
         status=TraceStatus.OK,
         least_events=4,
     ),
+    "forks beside Python": Attack(
+        source="import ctypes\ndef f():\n    n = 0\n    ctypes.CDLL(None).fork()\n    while n < 1000:\n        n += 1\n    return 1\n",
+        status=TraceStatus.OK,
+        least_events=2006,
+        most_events=2006,
+    ),
+    "code that runs at the end": Attack(
+        source="import io, sys\nclass Out(io.BytesIO):\n    def flush(self):\n        x = 1\n"
+        "def f():\n    sys.stdout.__init__(Out())\n    return 1\n",
+        status=TraceStatus.OK,
+        least_events=4,
+        most_events=4,
+    ),
+    "finalizers that run at the end": Attack(
+        source="import gc\ndef seen(phase, info):\n    x = 1\n"
+        "def f():\n    gc.set_threshold(1)\n    gc.callbacks.append(seen)\n    return 1\n",
+        status=TraceStatus.OK,
+        least_events=5,
+        most_events=5,
+    ),
     "syntax error": Attack(source="def f(:\n", status=TraceStatus.SYNTAX_ERROR, least_events=0),
     "deep source": Attack(source="def f():\n    return " + "(" * 5000 + ")" * 5000, status=TraceStatus.SYNTAX_ERROR, least_events=0),
     "raises as it loads": Attack(source="def f():\n    return 1\n1 / 0\n", status=TraceStatus.LOAD_ERROR, least_events=0),
+    "ends as it loads": Attack(source="import sys\ndef f():\n    return 1\nsys.exit()\n", status=TraceStatus.LOAD_ERROR, least_events=0),
     "deletes its entry": Attack(source="def f():\n    return 1\ndel f\n", status=TraceStatus.LOAD_ERROR, least_events=0),
 }

@@ -83,6 +83,7 @@ def follow(code: Any, request: dict[str, Any], channel: Channel) -> NoReturn:
     args = literal(request["args"])
     value: Any = None
     target: Any = None
+    raised: BaseException | None = None
     started = False
     watch(channel)
     try:
@@ -102,14 +103,19 @@ def follow(code: Any, request: dict[str, Any], channel: Channel) -> NoReturn:
                 value = list(value)
         else:
             exec(code, module.__dict__)
-        held = gettrace() is tracer
     except BaseException as error:
-        held = gettrace() is tracer
-        if type(error) is SystemExit and error.code in (None, 0):
-            channel.end("ok" if held else "untraced", "the program called sys.exit")
-        status = "memory" if type(error) is MemoryError else "raised" if started else "load_error"
-        channel.end(status if held or not started else "untraced", Text.of(error, chars=chars))
-    channel.end("ok" if held else "untraced", "", Text.of(value, chars=chars) if entry else None)
+        raised = error
+    whole = gettrace() is tracer or not started
+    channel.watching = False
+    try:  # noqa: SIM105  # not by a call of Python's, in which a finalizer may run and be followed
+        settrace(None)
+    except BaseException:  # the program's own hook forbids it
+        pass
+    if raised is None or (started and type(raised) is SystemExit and raised.code in (None, 0)):
+        reason = "" if raised is None else "the program called sys.exit"
+        channel.end("ok" if whole else "untraced", reason, Text.of(value, chars=chars) if entry and not raised else None)
+    status = "memory" if type(raised) is MemoryError else "raised" if started else "load_error"
+    channel.end(status if whole else "untraced", Text.of(raised, chars=chars))
 
 
 def main() -> NoReturn:

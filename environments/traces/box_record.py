@@ -33,10 +33,18 @@ class Channel:
         self.watching = False
         """Whether the tracer is in place, and must stay."""
         self._stdout: Any = sys.stdout
-        self._write, self._exit, self._getpid = os.write, os._exit, os.getpid
+        self._write, self._exit, self._getpid, self._settrace = os.write, os._exit, os.getpid, sys.settrace
+
+    def stop(self) -> None:
+        """Follow nothing any more: finalizers and what stands behind stdout may still run code of the program."""
+        self.watching = False
+        with contextlib.suppress(BaseException):  # the program may have a hook that forbids it
+            self._settrace(None)
 
     def flush(self) -> int:
         """Write what was collected; the number of lines until the next time. Does not return when it is enough."""
+        if self._getpid() != self._process:
+            self._exit(0)  # a copy that was made beside Python
         self._events -= BATCH
         self._send()
         if self._events < 0:
@@ -46,8 +54,8 @@ class Channel:
         return BATCH
 
     def end(self, status: str, reason: str, value: str | None = None) -> NoReturn:
-        """Write the last record and end the process: nothing of the program runs after its trace."""
-        self.watching = False
+        """Write the last record and end the process: nothing of the program is in it that ran after its trace."""
+        self.stop()
         if self._getpid() == self._process:
             with contextlib.suppress(BaseException):  # the program may have closed it
                 type(self._stdout).flush(self._stdout)
