@@ -28,6 +28,7 @@ PROGRAMS: tuple[Mapping[str, object], ...] = (
     {"id": "wrong value", "source": SUM, "entry": "f", "args": "[2]", "value": "7"},
     {"id": "never ends", "source": "while True:\n    pass\n"},
     {"id": "no Python", "source": "def f(:\n"},
+    {"id": "wrong arguments", "source": SUM, "entry": "f", "args": "[1, 2]"},
     {"id": "no entry", "source": "x = 1\n", "entry": "f"},
     {"id": "hard", "source": SUM, "entry": "f", "args": "[60]"},
 )
@@ -37,6 +38,7 @@ LEFT_OUT = {
     "wrong value": "value",
     "never ends": "events",
     "no Python": "syntax_error",
+    "wrong arguments": "empty",
     "no entry": "refused",
     "hard": "level",
 }
@@ -69,7 +71,7 @@ def test_what_is_left_out_is_said(corpus: Path) -> None:
     assert {row["id"]: row["reason"] for row in left_out} == LEFT_OUT
     assert next(row["detail"] for row in left_out if row["id"] == "wrong value") == "the trace ends with 1, the data has 7"
     counts = json.loads((corpus / "corpus.json").read_text())
-    assert counts["read"] == 15 and sum(counts["rows"].values()) == 8 and counts["left_out"]["duplicate"] == 1
+    assert counts["read"] == 16 and sum(counts["rows"].values()) == 8 and counts["left_out"]["duplicate"] == 1
     assert counts["sources"][0]["file"] == "programs.jsonl" and counts["licenses"]["MIT"] == 1
     assert r"| \| x | 1 |" in (corpus / "README.md").read_text()
 
@@ -134,7 +136,7 @@ def test_nothing_is_left_of_what_fails(tmp_path: Path, capsys: pytest.CaptureFix
         ([str(file), "--form", "poem"], "--form: unknown form of a corpus 'poem'"),
         ([str(file), "--heldout", "5"], "--heldout is 5.0"),
         (["--generate", "easy"], "--generate is 'easy'"),
-        ([str(file), "--level", "extreme"], "no program of 12 is in: "),
+        ([str(file), "--level", "extreme"], "no program of 13 is in: "),
     ):
         assert main(["trace-corpus", *words, "--out", str(out)]) == 2
         assert error in capsys.readouterr().err

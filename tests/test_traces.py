@@ -149,6 +149,13 @@ def test_a_script_is_followed_from_its_first_statement(trace: Tracer) -> None:
     assert recording.trace.events[-2].locals == {"x": "{'a', 'b'}", "A": "<class 'A'>", "w": "'b'"}
 
 
+@pytest.mark.parametrize("source", ["", "# words\n", '"words"\n'])
+def test_a_script_of_nothing_has_a_call_a_line_and_a_return(source: str, trace: Tracer) -> None:
+    recording = trace(source, entry=None)
+    assert recording.status is TraceStatus.OK, recording.reason
+    assert [event.kind for event in recording.trace.events] == ["call", "line", "return"]
+
+
 def test_an_exception_that_leaves_the_entry_is_a_whole_trace(trace: Tracer) -> None:
     recording = trace("def g():\n    return 1 / 0\ndef f():\n    return g()\n")
     assert (recording.status, recording.reason, recording.trace.complete) == (
@@ -273,3 +280,8 @@ def test_rl_trace_prints_text_json_and_a_table(tmp_path: Path, capsys: pytest.Ca
     assert "rl trace: events: more than 2 events" in capsys.readouterr().err
     assert main([*words, "--table", "--json"]) == 2
     assert "choose one" in capsys.readouterr().err
+    assert main(words[:-2]) == 1
+    assert "rl trace: raised: TypeError(" in capsys.readouterr().err
+    file.write_bytes(b"\xef\xbb\xbfdef f():\n    return len('a')\n")
+    assert main(words[:-2]) == 0
+    assert capsys.readouterr().out.startswith("<|begin_of_text|><|trace_context_start|>def f():")

@@ -90,7 +90,7 @@ class _Reader:
             head = batch[at]
             if type(head) is not int:
                 raise _Spoiled("an event that is no number")
-            kind = EventKind.LINE if head > 0 else _KINDS.get(-head & 3)
+            kind = EventKind.LINE if head >= 0 else _KINDS.get(-head & 3)
             if kind is None or (kind is not EventKind.CALL and not self._frames):
                 raise _Spoiled(f"event {head} outside of any call")
             if len(self.events) >= self._limits.events:

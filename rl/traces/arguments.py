@@ -80,8 +80,8 @@ def _trace(args: argparse.Namespace) -> int:
 
 
 def read_source(file: Path) -> str:
-    """The text of a Python file. Raises ValueError for one that is not UTF-8."""
+    """The text of a Python file, without a byte order mark. Raises ValueError for one that is not UTF-8."""
     try:
-        return file.read_bytes().decode()
+        return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None

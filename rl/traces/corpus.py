@@ -72,7 +72,7 @@ class LeftOut:
 
     program: TraceProgram
     reason: str
-    """`duplicate`, `near_duplicate`, `refused`, `sandbox`, `value`, `level`, or the status of a trace that is not whole."""
+    """`duplicate`, `near_duplicate`, `refused`, `sandbox`, `empty`, `value`, `level`, or the status of a trace that is not whole."""
     detail: str = ""
     """One line for people."""
 
@@ -154,6 +154,8 @@ class Corpus:
     def _judged(self, program: TraceProgram, recording: Recording, *, digest: str) -> Traced | LeftOut:
         if recording.status not in WHOLE:
             return LeftOut(program=program, reason=recording.status, detail=recording.reason)
+        if not recording.trace.events:
+            return LeftOut(program=program, reason="empty", detail=recording.reason)
         if program.value is not None and (recording.value is None or not same_literal(recording.value, program.value)):
             return LeftOut(program=program, reason="value", detail=f"the trace ends with {recording.value}, the data has {program.value}")
         difficulty = measure(recording.trace)

@@ -21,7 +21,7 @@ _STYLES = {EventKind.CALL: "cyan", EventKind.LINE: "", EventKind.RETURN: "green"
 
 
 def trace_command(program: Program, *, limits: TraceLimits, step: StepFilter, form: Form) -> int:
-    """Trace and print. 0 for a whole trace, 1 for one that was cut off; why goes to stderr."""
+    """Trace and print. 0 for a whole trace, 1 for one that was cut off or has no events; why goes to stderr."""
     recording = asyncio.run(_record(program, limits=limits, step=step))
     if form == "json":
         print(json.dumps(to_json(recording)))
@@ -32,9 +32,10 @@ def trace_command(program: Program, *, limits: TraceLimits, step: StepFilter, fo
     else:
         text = render_trace(recording.trace)
         print(visible(text) if sys.stdout.isatty() else text)
-    if recording.status in WHOLE:
+    if recording.status in WHOLE and recording.trace.events:
         return 0
-    print(f"rl trace: {recording.status}: {visible(recording.reason)}", file=sys.stderr)
+    reason = visible(recording.reason) or "no code of the program ran in the call"
+    print(f"rl trace: {recording.status}: {reason}", file=sys.stderr)
     return 1
 
 
