@@ -1,4 +1,4 @@
-"""CRUXEval in six modes with the policies whose result is known: the gold one must pass everywhere, an empty reply nowhere.
+"""CRUXEval in all modes with the policies whose result is known: the gold one must pass everywhere, an empty reply nowhere.
 
     python benchmarks/cruxeval.py DATA_FILE
 

@@ -19,7 +19,7 @@ from rewards.math import MathGrader
 from rewards.mix import MixGrader, parse_mix
 from rewards.score import Grader
 from rewards.swe import CwmSweGrader, SweGrader
-from rewards.trace_answer import TraceAnswerGrader
+from rewards.trace_answer import TraceAnswerGrader, TraceReturnGrader
 from rewards.trace_debugger import TraceDebuggerGrader
 from rewards.trace_frames import TraceFullGrader, TraceNextFrameGrader
 from rewards.trace_values import TraceInputGrader, TraceOutputGrader
@@ -98,6 +98,7 @@ grader("trace_output")(TraceOutputGrader)
 grader("trace_input")(TraceInputGrader)
 grader("trace_next_frame")(TraceNextFrameGrader)
 grader("trace_full")(TraceFullGrader)
+grader("trace_return")(TraceReturnGrader)
 grader("trace_answer")(TraceAnswerGrader)
 grader("cwm_math")(cwm_math)
 grader("cwm_code")(cwm_code)

@@ -1,11 +1,15 @@
-"""Whole traces, judged by their answer: what the call returns at the end, or raises. How exact the frames are is told beside it."""
+"""Traces judged by their answer, what the call returns at the end, or raises: whole ones, and the return frame alone.
+
+How exact the frames are is told beside it.
+"""
 
 from collections.abc import Sequence
 
 from environments.code_tests.compare import same_literal
 from environments.log_text import labelled
 from environments.traces.records import EventKind, TraceEvent
-from environments.traces.tasks import FrameTask
+from environments.traces.tasks import RETURN, FrameTask, return_text
+from environments.traces.text import TraceTextError, parse_event
 from rewards.score import Score, ScoreStatus
 from rewards.trace_frames import FAIL_REWARD, PASS_REWARD, TraceFullGrader
 
@@ -26,6 +30,21 @@ class TraceAnswerGrader(TraceFullGrader):
         log = labelled("expected answer", _said(expected)) + labelled("predicted answer", "" if broken else _said(found)) + score.log
         status = ScoreStatus.OK if right else ScoreStatus.POLICY_FAIL
         return Score(reward=PASS_REWARD if right else FAIL_REWARD, status=status, parts=score.parts, reason=reason, log=log)
+
+
+class TraceReturnGrader(TraceAnswerGrader):
+    """+1 when the reply is the return frame of the call with the right value, -1 otherwise: CWM's authors call it a single step.
+
+    The value is compared as in `trace_output`; the line may be wrong.
+    """
+
+    env = RETURN
+
+    def _predicted(self, task: FrameTask, reply: str) -> tuple[tuple[TraceEvent, ...], str]:
+        try:
+            return (parse_event(return_text(reply), known={}),), ""
+        except TraceTextError as error:
+            return (), str(error)
 
 
 def _outcome(events: Sequence[TraceEvent]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""CRUXEval in all six modes: the gold policy has every point, the empty one none, and what is wrong with a trace is told."""
+"""CRUXEval in all modes: the gold policy has every point, the empty one none, and what is wrong with a trace is told."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ ROWS = (
     {"code": "def f(s, *rest):\n    t = s\n    for r in rest:\n        t += r\n    return t", "input": "'a', 'b', 'c'", "output": "'abc'"},
     {"code": "def f(d):\n    return {k: v for v, k in d.items()}", "input": "{1: 'x'}", "output": "{'x': 1}"},
 )
-MODES = [f"{what}_{mode}" for what in ("output", "input") for mode in ("direct", "reasoning", "trace")]
+MODES = [*(f"{what}_{mode}" for what in ("output", "input") for mode in ("direct", "reasoning", "trace")), "output_step", "next_frame"]
 
 
 class Rollouts:
@@ -97,7 +97,9 @@ def test_every_mode_has_all_problems_and_asks_for_what_it_grades(problems: dict[
     shown = {mode: found[0].task.prompt[-1].content for mode, found in problems.items()}
     assert "assert f(3) == ??" in shown["output_direct"] and "assert f(??) == [6, 3]" in shown["input_trace"]
     assert shown["output_trace"].endswith('<|call_sep|>{"a": "3", "b": "2"}<|action_sep|>def f(a, b=2):\n<|frame_sep|>')
+    assert shown["output_step"] == shown["output_trace"] + "<|return_sep|>"
     assert all("[6, 3]" not in text for mode, text in shown.items() if mode.startswith("output"))
+    assert shown["next_frame"].startswith(shown["output_trace"]) and "[6, 3]" not in shown["next_frame"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -109,7 +111,7 @@ def test_gold_has_every_point_and_silence_none(
     silent = evaluate(config, problems[mode], lambda problem: "", tokenizer=tokenizer).by_env[mode]
     assert (silent.passed, silent.graded, silent.ungraded) == (0, 6, 0)
     assert sum(silent.details.failures.values()) == 6
-    if mode == "output_trace":
+    if mode in ("output_trace", "output_step", "next_frame"):
         parts = right.to_json()["parts"]
         assert {name: parts[name]["mean"] for name in ("valid", "state", "action", "exact")} == dict.fromkeys(
             ("valid", "state", "action", "exact"), 1.0
@@ -138,6 +140,19 @@ def test_a_trace_counts_by_its_answer_and_its_faults_are_told(
     assert {name: parts[name]["sample_0"].total / 2 for name in ("valid", "action", "exact")} == {"valid": 1.0, "action": 1.0, "exact": 0.0}
     assert parts["state"]["sample_0"].total / 2 == pytest.approx(1 / 3), "of a line, a line and the return, the first is right"
     assert parts["valid"]["sample_1"].total == 0.0 < parts["action"]["sample_1"].total, "the frames before the fault count"
+
+
+def test_a_single_step_counts_by_its_value(config: Config, problems: dict[str, list[Problem]], tokenizer: ChatTokenizer) -> None:
+    def other(problem: Problem) -> str:
+        text = str(problem.reference["solution"])
+        if problem.task.id == "sample_0":  # another line, another notation
+            return "<|return_sep|>" + text.replace("return [c, a]", "c = a * b").replace('"[6, 3]"', '"[6,3]"')
+        return text.replace("'abc'", "'ab'") if problem.task.id == "sample_1" else "<|line_sep|>{}" + text
+
+    rate = evaluate(config, problems["output_step"], other, tokenizer=tokenizer).by_env["output_step"]
+    assert {name: tally.passed for name, tally in rate.by_problem.items()} == {"sample_0": 2, "sample_1": 0, "sample_2": 0}
+    means = {name: [found.total / 2 for found in rate.details.parts[name].values()] for name in ("valid", "action", "exact")}
+    assert means == {"valid": [1.0, 1.0, 0.0], "action": [0.0, 1.0, 0.0], "exact": [0.0, 0.0, 0.0]}
 
 
 def test_an_input_is_read_from_the_call_frame_and_run(config: Config, problems: dict[str, list[Problem]], tokenizer: ChatTokenizer) -> None:

@@ -11,7 +11,7 @@ from configs.schema import Config, ModelConfig, RunConfig, TaskConfig
 from environments.records import Episode, Message, Problem, StopReason, Task
 from environments.sources.build import build_source, build_tasks
 from environments.traces.compare import LINE_WEIGHT, STATE_WEIGHT
-from environments.traces.tasks import FULL, INPUT, NEXT_FRAME, OUTPUT, TRACE_ENVS
+from environments.traces.tasks import FULL, INPUT, NEXT_FRAME, OUTPUT, RETURN, TRACE_ENVS
 from rewards.needs import check_needs
 from rewards.registry import make_grader
 from rewards.score import Score, ScoreStatus
@@ -150,6 +150,29 @@ def test_a_whole_trace_frame_by_frame() -> None:
     assert nothing.reward == stuff.reward == -1.0
 
 
+def test_the_return_frame_in_one_step() -> None:
+    step = {"code": CODE, "shown": CALL, "answer": LAST}
+    behind = LAST.removeprefix("<|return_sep|>")
+    good = (behind, LAST, f" {behind}<|end_of_text|>", behind.removesuffix("<|frame_sep|>"), behind.replace("return m", "m = n * 2"))
+    assert all(passes(RETURN, step, *good))
+    bad = (
+        "",
+        "8",
+        block("8"),
+        FIRST,
+        FIRST + SECOND + LAST,
+        behind + LAST,
+        behind.replace('"8"', '"8.0"'),
+        behind.replace('"8"', "8"),
+        CALL,
+    )
+    assert not any(passes(RETURN, step, *bad))
+    right, line, value, none = grade(RETURN, step, good[0], good[-1], behind.replace("8", "9"), "stuff")
+    parts = {name: [score.parts[name].value for score in (right, line, value, none)] for name in ("valid", "state", "action")}
+    assert parts == {"valid": [1.0, 1.0, 1.0, 0.0], "state": [1.0, 1.0, 0.0, 0.0], "action": [1.0, 0.0, 1.0, 0.0]}
+    assert value.reason == "the trace ends with '9' instead of '8'" and "should stand here" in none.reason
+
+
 CHEATS = {
     "the prompt again": f"<|trace_context_start|>{CODE}<|frame_sep|>{CALL}",
     "another call of the entry": CALL + FIRST + SECOND + LAST,
@@ -183,6 +206,7 @@ def test_cheats_on_frames_are_worth_little(name: str) -> None:
         (NEXT_FRAME, {**NEXT, "shown": "stuff"}, "field 'shown' is no text of frames"),
         (FULL, {**WHOLE, "answer": FIRST + SECOND}, "the trace was cut off"),
         (FULL, {**WHOLE, "complete": False}, "the trace was cut off"),
+        (RETURN, {**WHOLE, "answer": SECOND}, "is the frame of a line event; it must be that of a return"),
     ],
 )
 def test_what_cannot_be_graded_is_no_fault_of_the_policy(env: str, reference: dict[str, Any], says: str) -> None:
@@ -223,11 +247,12 @@ PROGRAMS = [
     {"id": "object", "source": "def f(x):\n    return object()\n", "entry": "f", "args": "[0]"},
     {"id": "script", "source": "x = 1\ny = 2\n"},
     {"id": "nothing", "source": "def f():\n    return 1\n", "entry": "f"},
+    {"id": "generator", "source": "def f(n):\n    yield n\n", "entry": "f", "args": "[1]"},
     {"id": "endless", "source": "def f(x):\n    while True:\n        x += 1\n", "entry": "f", "args": "[0]"},
 ]
 
 
-def rows(folder: Path, count: int = 6) -> Path:
+def rows(folder: Path, count: int = 7) -> Path:
     file = folder / "programs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in PROGRAMS[:count]))
     return file
@@ -238,13 +263,14 @@ LEFT_OUT = {
     INPUT: ["its entry raises", "it returns no literal", "it is a script", "ended with the status events", "takes no arguments"],
     NEXT_FRAME: ["ended with the status events"],
     FULL: ["ended with the status events"],
+    RETURN: ["its entry raises", "it is a script", "ended with the status events", "returns more than once"],
 }
 
 
 @pytest.mark.parametrize("env", TRACE_ENVS)
 def test_programs_of_a_file_are_recorded_and_those_without_a_task_counted(env: str, tmp_path: Path) -> None:
     found = source(env, rows(tmp_path))
-    assert found.size == 6 - len(LEFT_OUT[env])
+    assert found.size == 7 - len(LEFT_OUT[env])
     assert all(any(part in reason for reason in found.left_out) for part in LEFT_OUT[env]) and len(found.left_out) == len(LEFT_OUT[env])
     problems = [found.problem(index) for index in range(found.size)]
     assert all(grade(env, dict(problem.reference), str(gold_reply(problem)))[0].status is ScoreStatus.OK for problem in problems)
@@ -277,6 +303,8 @@ def test_a_mixture_holds_problems_out(tmp_path: Path) -> None:
         (OUTPUT, {"levels": "easy harder"}, "tasks.x.options.levels: 'harder' is no level of difficulty"),
         (OUTPUT, {"levels": "extreme"}, "tasks.x.options.level: unknown level 'extreme'"),
         (OUTPUT, {"form": "mbpp"}, "unknown option 'form'"),
+        (FULL, {"reasoning": True}, "tasks.x.options.reasoning is for env=trace_output, and env is trace_full: take it out"),
+        (RETURN, {"partial_credit": True}, "is for env=trace_next_frame and trace_full, and env is trace_return: take it out"),
         (FULL, {"max_events": 2}, "tasks.x.options.max_events is 2: hardly any program has so few"),
     ],
 )

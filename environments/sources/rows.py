@@ -15,7 +15,7 @@ from environments.traces.tasks import DEBUGGER, TRACE_ENVS, trace_reference
 
 HIDDEN_FIELDS = ("answer", "tests", "check", "solution", "expected", "reference")
 """Fields that go to the grader and may not appear in a prompt."""
-ANSWER_ENVS = ("math", "math_python", "code_output", "trace_output", "trace_next_frame", "trace_full")
+ANSWER_ENVS = ("math", "math_python", "code_output", "trace_output", "trace_next_frame", "trace_full", "trace_return")
 """Environments whose graders compare with `reference['answer']`."""
 
 

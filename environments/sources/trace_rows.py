@@ -9,9 +9,9 @@ from environments.records import Json, Task
 from environments.traces.call_frame import call_arguments
 from environments.traces.debugger.task import INSTRUCTIONS, LIMITS, DebuggerOptions, DebuggerTask, gold_replies
 from environments.traces.programs import TraceProgram
-from environments.traces.records import WHOLE, Recording, TraceEvent, TraceStatus
-from environments.traces.tasks import DEBUGGER, FULL, INPUT, OUTPUT
-from environments.traces.text import BEGIN, render_context, render_events
+from environments.traces.records import WHOLE, EventKind, Recording, TraceEvent, TraceStatus
+from environments.traces.tasks import DEBUGGER, FULL, INPUT, OUTPUT, RETURN
+from environments.traces.text import BEGIN, EVENT_TOKENS, render_context, render_events
 
 Row = dict[str, Json]
 
@@ -40,6 +40,8 @@ def trace_row(
         return row | _output(program, recording, reasoning=reasoning)
     if env == INPUT:
         return row | _input(program, recording, frames=frames)
+    if env == RETURN:
+        return row | _return(program, recording)
     if env == DEBUGGER:
         return row | _debugger(program, recording, options=debugger or DebuggerOptions(), seed=seed)
     return row | _frames(env, recording, partial_credit=partial_credit, seed=seed)
@@ -81,9 +83,18 @@ def _frames(env: str, recording: Recording, *, partial_credit: bool, seed: int) 
     cut = 1 if env == FULL else _cut(texts, seed=seed)
     shown = "".join(texts[:cut])
     answer = "".join(texts[cut:]) if env == FULL else texts[cut]
-    context = render_context(trace.source, entry_line=trace.entry_line).removeprefix(BEGIN)
-    row: Row = {"question": context + shown, "shown": shown, "answer": answer, "solution": answer}
+    row: Row = {"question": _context(recording) + shown, "shown": shown, "answer": answer, "solution": answer}
     return row if partial_credit else {**row, "partial_credit": False}
+
+
+def _return(program: TraceProgram, recording: Recording) -> Row:
+    _returned(program, recording)
+    events = recording.trace.events
+    if sum(event.kind is EventKind.CALL and event.depth == 1 for event in events) > 1:
+        raise NoTask("its entry is a generator or a coroutine, which returns more than once")
+    shown, *_, answer = _texts(events)
+    token = EVENT_TOKENS[EventKind.RETURN]
+    return {"question": _context(recording) + shown + token, "shown": shown, "answer": answer, "solution": answer.removeprefix(token)}
 
 
 def _debugger(program: TraceProgram, recording: Recording, *, options: DebuggerOptions, seed: int) -> Row:
@@ -125,16 +136,27 @@ def _code(recording: Recording) -> str:
     return recording.trace.source.rstrip("\n") + "\n"
 
 
+def _context(recording: Recording) -> str:
+    trace = recording.trace
+    return render_context(trace.source, entry_line=trace.entry_line).removeprefix(BEGIN)
+
+
 def _value(program: TraceProgram, recording: Recording) -> str:
     """The returned value as a literal."""
+    value = _returned(program, recording)
+    try:
+        literal(value)
+    except ValueError:
+        raise NoTask("it returns no literal") from None
+    return value
+
+
+def _returned(program: TraceProgram, recording: Recording) -> str:
+    """The repr of the returned value."""
     if program.entry is None:
         raise NoTask("it is a script, which returns nothing")
     if recording.status is not TraceStatus.OK or recording.value is None:
         raise NoTask("its entry raises")
-    try:
-        literal(recording.value)
-    except ValueError:
-        raise NoTask("it returns no literal") from None
     return recording.value
 
 

@@ -21,7 +21,7 @@ from environments.traces.difficulty import LEVELS, check_levels, measure
 from environments.traces.generator import Generator, GeneratorOptions
 from environments.traces.programs import TraceProgram, read_programs
 from environments.traces.records import Recording
-from environments.traces.tasks import DEBUGGER, TRACE_ENVS
+from environments.traces.tasks import DEBUGGER, FULL, INPUT, NEXT_FRAME, OUTPUT, TRACE_ENVS
 from environments.traces.tracer import record_trace
 
 
@@ -67,11 +67,20 @@ def trace_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:
     envs = (*TRACE_ENVS, DEBUGGER)
     if config.env not in envs:
         raise ValueError(f"tasks.{name}.env is {config.env!r}; tasks of kind 'traces' are for {', '.join(envs)}")
-    for option in ("turns", "actions", "walks"):
-        if option in config.options and config.env != DEBUGGER:
-            raise ValueError(f"tasks.{name}.options.{option} is for env={DEBUGGER}, and env is {config.env}: take it out")
+    for option, owners in _OPTION_ENVS.items():
+        if option in config.options and config.env not in owners:
+            raise ValueError(f"tasks.{name}.options.{option} is for env={' and '.join(owners)}, and env is {config.env}: take it out")
     check_actions(config.options.get("actions", DebuggerOptions.actions), where=f"tasks.{name}.options.actions")
     return TraceFileSource(name, config=config, seed=seed) if config.path else GeneratedTraceSource(name, config=config, seed=seed)
+
+
+_OPTION_ENVS = {
+    **dict.fromkeys(("turns", "actions", "walks"), (DEBUGGER,)),
+    "reasoning": (OUTPUT,),
+    "frames": (INPUT,),
+    "partial_credit": (NEXT_FRAME, FULL),
+}
+"""Environments that an option is for; the others are for all."""
 
 
 class GeneratedTraceSource:

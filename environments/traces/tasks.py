@@ -6,6 +6,7 @@
 | trace_input | `code`, `entry`, `output`: the literal that the call must return; `answer`: an input that is right; `frames`: see there |
 | trace_next_frame | `code`, `shown`: the frames in the prompt; `answer`: the frame that follows; `partial_credit` |
 | trace_full | as trace_next_frame, with all frames that follow; `complete` |
+| trace_return | `code`, `shown`: the call frame of the entry; `answer`: its return frame |
 """
 
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from environments.code_tests.compare import literal
 from environments.records import Json
 from environments.traces.entry import entry_line
 from environments.traces.records import EventKind, TraceEvent
-from environments.traces.text import END, FRAME, TraceTextError, known_after, parse_event, parse_frames
+from environments.traces.text import END, EVENT_TOKENS, FRAME, TraceTextError, known_after, parse_event, parse_frames
 
-OUTPUT, INPUT, NEXT_FRAME, FULL = "trace_output", "trace_input", "trace_next_frame", "trace_full"
-TRACE_ENVS = (OUTPUT, INPUT, NEXT_FRAME, FULL)
+OUTPUT, INPUT, NEXT_FRAME, FULL, RETURN = "trace_output", "trace_input", "trace_next_frame", "trace_full", "trace_return"
+TRACE_ENVS = (OUTPUT, INPUT, NEXT_FRAME, FULL, RETURN)
 """Environments of trace prediction; all are single-turn."""
 DEBUGGER = "trace_debugger"
 """The one of several turns: `debugger/`."""
@@ -87,7 +88,7 @@ def read_trace_task(env: str, reference: Mapping[str, Json]) -> TraceTask:
 
 
 def read_frame_task(env: str, reference: Mapping[str, Json]) -> FrameTask:
-    """The task of `trace_next_frame` or `trace_full`. Raises ValueError as `read_trace_task`."""
+    """The task of `trace_next_frame`, `trace_full` or `trace_return`. Raises ValueError as `read_trace_task`."""
     if env == FULL and not _flag(reference, "complete", default=True):
         raise ValueError("field 'complete' is false: the trace was cut off, and nobody knows how it goes on")
     return _frame_task(
@@ -109,13 +110,15 @@ def _frame_task(env: str, *, code: str, shown: str, answer: str, partial_credit:
     for event in before:
         known = known_after(event, known=known)
     try:
-        if env == NEXT_FRAME:
-            expected: tuple[TraceEvent, ...] = (parse_event(answer, known=known),)
-        else:
+        if env == FULL:
             events, _ = parse_frames(shown + answer, source=code)
             expected = events[len(before) :]
+        else:
+            expected = (parse_event(answer, known=known),)
     except TraceTextError as error:
-        raise ValueError(f"field 'answer' is no text of {'a frame' if env == NEXT_FRAME else 'frames'}: {error}") from None
+        raise ValueError(f"field 'answer' is no text of {'frames' if env == FULL else 'a frame'}: {error}") from None
+    if env == RETURN and expected[0].kind is not EventKind.RETURN:
+        raise ValueError(f"field 'answer' is the frame of a {expected[0].kind} event; it must be that of a return")
     if env == FULL and not ends_entry(expected):
         raise ValueError("field 'answer' does not go to the return of the entry: the trace was cut off")
     return FrameTask(code=code, shown=shown, known=known, expected=expected, partial_credit=partial_credit)
@@ -143,6 +146,12 @@ def frames_text(reply: str) -> str:
     """
     text = reply.strip().removesuffix(END).rstrip()
     return text if not text or text.endswith(FRAME) else text + FRAME
+
+
+def return_text(reply: str) -> str:
+    """The return frame of a reply that may begin behind `<|return_sep|>`, which ends the prompt."""
+    text, token = frames_text(reply), EVENT_TOKENS[EventKind.RETURN]
+    return text if text.startswith(token) else token + text
 
 
 def _text(reference: Mapping[str, Json], name: str) -> str:

@@ -126,6 +126,16 @@ BUILTIN_ROWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
             "solution": "".join(_FRAMES[1:]) + "<|end_of_text|>",
         },
     ),
+    "trace_return": (
+        {
+            "id": "double",
+            "prompt": _CONTEXT + _FRAMES[0] + "<|return_sep|>",
+            "code": _DOUBLE,
+            "shown": _FRAMES[0],
+            "answer": _FRAMES[-1],
+            "solution": _FRAMES[-1].removeprefix("<|return_sep|>"),
+        },
+    ),
     "trace_debugger": (
         {
             "id": "forward",

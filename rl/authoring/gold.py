@@ -3,7 +3,7 @@
 from environments.code_tests.read import TEST_ENVS
 from environments.records import Problem
 from environments.sources.code_rows import CODE_ENVS
-from environments.traces.tasks import FULL, INPUT, NEXT_FRAME, OUTPUT
+from environments.traces.tasks import FULL, INPUT, NEXT_FRAME, OUTPUT, RETURN
 
 
 def gold_reply(problem: Problem) -> str | tuple[str, ...] | None:
@@ -16,7 +16,7 @@ def gold_reply(problem: Problem) -> str | tuple[str, ...] | None:
     if isinstance(solution, str):
         return solution
     env = problem.task.env
-    if env in (NEXT_FRAME, FULL):
+    if env in (NEXT_FRAME, FULL, RETURN):
         answer = problem.reference.get("answer")
         return answer if isinstance(answer, str) else None
     if env not in (*CODE_ENVS, OUTPUT, INPUT):

@@ -39,7 +39,7 @@ def _add_trace_corpus(commands: Any, *, command: AddCommand) -> None:
     corpus.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder to write; it must not exist")
     corpus.add_argument(
         "--form", action="append", default=[], metavar="FORM",
-        help="what rows teach, may be repeated: trace, prose, trace_output, trace_input, trace_next_frame, trace_full (default: trace)",
+        help="what rows teach, may be repeated: trace, prose, or an environment of trace predictions such as trace_output (default: trace)",
     )  # fmt: skip
     corpus.add_argument("--level", action="append", default=[], metavar="LEVEL", help="take only programs of this level; may be repeated")
     corpus.add_argument("--heldout", type=float, metavar="SHARE", help="share of the programs to hold out (default: 0.05)")

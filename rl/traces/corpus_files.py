@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from environments.provenance import OWN, source_hash
 from environments.sources.trace_rows import NoTask, row_seed, trace_row
-from environments.traces.tasks import FULL, INPUT, NEXT_FRAME, OUTPUT
+from environments.traces.tasks import FULL, INPUT, NEXT_FRAME, OUTPUT, RETURN
 from environments.traces.text import render_trace
 from rl.export.card import card_table, dataset_card
 from rl.export.parquet import ParquetSeries
@@ -36,6 +36,7 @@ FORMS = {
     INPUT: "`prompt`, `completion`: which arguments make it return the value?",
     NEXT_FRAME: "`prompt`, `completion`: which frame is the next?",
     FULL: "`prompt`, `completion`: all frames behind the call",
+    RETURN: "`prompt`, `completion`: the return frame of the call, in one step",
 }
 """What a row teaches: raw text, or a task of the environment of that name with its ideal reply."""
 _STRING, _INT = pa.string(), pa.int64()
