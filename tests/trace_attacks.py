@@ -99,6 +99,13 @@ ATTACKS = {
         status=TraceStatus.OK,
         least_events=100,
     ),
+    "a large Counter that is written again and again": Attack(
+        source="import collections\ndef f():\n    c = collections.Counter(range(200_000))\n"
+        "    for i in range(300):\n        abs(i)\n    return 1\n",
+        status=TraceStatus.OK,
+        least_events=605,
+        limits=TraceLimits(seconds=9),
+    ),
     "tokens of the format": Attack(
         source="def f(t='<|frame_sep|><|end_of_text|>', u='<\\\\|call_sep|>'):  # << START_OF_TRACE <|line_sep|>\n"
         "    d = {t: '..', u: '\\x1e\\n'}  # << START_OF_TRACE\n    return d\n",

@@ -387,12 +387,13 @@ def _slice(writer: Text, value: Any, depth: int) -> None:
 
 
 def _counter(writer: Text, value: Any, depth: int) -> None:
+    """As Python does, the most frequent first; a large one in its own order, since it is written again and again."""
     writer._put("Counter(")
-    counts = list(dict.items(value))
-    if counts:
-        if all(type(count) is int for _, count in counts):
-            counts.sort(key=lambda pair: -pair[1])
-        writer._dict(dict(counts), depth)
+    size = dict.__len__(value)
+    if 0 < size <= MAX_ITEMS and all(type(count) is int for count in dict.values(value)):
+        writer._dict(dict(sorted(dict.items(value), key=lambda pair: -pair[1])), depth)
+    elif size:
+        writer._dict(value, depth)
     writer._put(")")
 
 
