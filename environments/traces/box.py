@@ -113,7 +113,7 @@ def follow(code: Any, request: dict[str, Any], channel: Channel) -> NoReturn:
         pass
     if raised is None or (started and type(raised) is SystemExit and raised.code in (None, 0)):
         reason = "" if raised is None else "the program called sys.exit"
-        channel.end("ok" if whole else "untraced", reason, Text.of(value, chars=chars) if entry and not raised else None)
+        channel.end("ok" if whole else "untraced", reason, Text.of(value, chars=chars) if entry and raised is None else None)
     status = "memory" if type(raised) is MemoryError else "raised" if started else "load_error"
     channel.end(status if whole else "untraced", Text.of(raised, chars=chars))
 
