@@ -166,7 +166,7 @@ class CorpusFiles:
             f"{forms}\n{columns}\n{licenses}\n{card_table(('left out', 'programs'), reasons.items())}"
         )
         splits = {form: [split for split in self.rows if (form, split) in self._lines] for form in self.by_form}
-        configs = {form: {split: f"data/{form}-{split}-*.parquet" for split in splits[form]} for form in splits}
+        configs: dict[str, dict[str, str]] = {form: {split: f"data/{form}-{split}-*.parquet" for split in splits[form]} for form in splits}
         return dataset_card(text, configs=configs, tags=["code", "execution-traces", OWN])
 
 
