@@ -1,13 +1,14 @@
-"""From training samples to micro-batches: optimizer steps, rows with a shared prompt, token budget, ranks.
+"""From training samples to micro-batches: optimizer steps, documents with a shared prompt, packed rows, token budget, ranks.
 
- samples ─► optimizer steps ─► rows ─► micro-batches ─► ranks
-            (whole groups,     (one    (sorted by        (equal counts:
-             index order)       prompt) length, padding   ZeRO-3 gathers in step)
-                                        counted)
+ samples ─► optimizer steps ─► documents ─► micro-batches ────► ranks
+            (whole groups,     (one prompt)  (longest first;     (equal counts:
+             index order)                     short ones fill     ZeRO-3 gathers in step)
+                                              the rows up)
 
 All of it is a pure function of its arguments, in numpy; Python loops run over samples, never over tokens.
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ PADDING_ROLLOUT = ""
 
 _LINEAR_COST = 4096
 """What the linear layers cost a token, in keys attended to. About 6 * hidden for the usual decoder: 12 h^2 against 2 h."""
+_MOST_STRETCH = 8
+"""Longest row that is tried, in documents as long as its longest."""
 
 
 def make_batches(samples: Sequence[TrainSample], *, config: Config, n_rollouts: int) -> tuple[tuple[Batch, ...], ...]:
@@ -89,19 +92,23 @@ class _Flat:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """A prompt and the samples that share it."""
+class _Document:
+    """A prompt and the samples that share it: what attention never leaves."""
 
     members: tuple[int, ...]
     length: int
     """Prompt plus remainders, each without its last token."""
 
 
+_Row = list[_Document]
+"""Documents laid end to end."""
+
+
 def _step_batches(trained: Sequence[TrainSample], *, config: Config, n_rollouts: float, n_tokens: int) -> list[Batch]:
     """One batch a rank."""
     flat = _flatten(trained, config=config, n_rollouts=n_rollouts, n_tokens=n_tokens)
     n_ranks, budget = config.learner.ranks, config.learner.micro_batch_tokens
-    micro_batches = _align(_fill(_rows(flat, budget=budget), budget=budget), n_ranks=n_ranks)
+    micro_batches = _align(_fill(_documents(flat, budget=budget), budget=budget), budget=budget, n_ranks=n_ranks)
     packed = [_pack(flat, rows) if rows else _dummy() for rows in micro_batches]
     n_trained = int(np.count_nonzero(flat.agent_F))
     return [Batch(micro_batches=tuple(packed[rank::n_ranks]), n_tokens=n_trained, n_samples=len(trained)) for rank in range(n_ranks)]
@@ -137,63 +144,101 @@ def _flatten(trained: Sequence[TrainSample], *, config: Config, n_rollouts: floa
     )
 
 
-def _rows(flat: _Flat, *, budget: int) -> list[_Row]:
-    """Put samples of a group with the same prompt together, into as many rows as `_row_limit` asks for."""
+def _documents(flat: _Flat, *, budget: int) -> list[_Document]:
+    """Put samples of a group with the same prompt together, into as many documents as `_document_limit` asks for."""
     prompts: dict[tuple[int, bytes], list[int]] = {}
     for s, sample in enumerate(flat.samples):
         prompts.setdefault((sample.group_index, sample.token_ids_T[: sample.prompt_len].tobytes()), []).append(s)
     remainders = (flat.remainder_S - 1).tolist()
-    rows = []
+    documents = []
     for sharers in prompts.values():
         prompt = int(flat.prompt_S[sharers[0]])
-        limit = _row_limit(prompt, budget=budget)
+        limit = _document_limit(prompt, budget=budget)
         members: list[int] = []
         length = prompt
         for s in sharers:
             if members and length + remainders[s] > limit:
-                rows.append(_Row(members=tuple(members), length=length))
+                documents.append(_Document(members=tuple(members), length=length))
                 members, length = [], prompt
             members.append(s)
             length += remainders[s]
-        rows.append(_Row(members=tuple(members), length=length))
-    return rows
+        documents.append(_Document(members=tuple(members), length=length))
+    return documents
 
 
-def _row_limit(prompt: int, *, budget: int) -> int:
-    """Most tokens of a row of several samples.
+def _document_limit(prompt: int, *, budget: int) -> int:
+    """Most tokens of a document of several samples.
 
-    Sharing saves prompt tokens but makes every token attend over a longer row. With k samples of R tokens a row costs
+    Sharing saves prompt tokens but makes every token attend over a longer document. With k samples of R tokens it costs
     (P + k R) * (c + P + k R), c being `_LINEAR_COST`; per sample that is least at k R = sqrt(P * (P + c)).
     """
     return min(budget, prompt + math.isqrt(prompt * (prompt + _LINEAR_COST)))
 
 
-def _fill(rows: Sequence[_Row], *, budget: int) -> list[list[_Row]]:
-    """Micro-batches of rows of similar length: rows * longest row <= budget, except for a single row that is longer."""
+def _fill(documents: Sequence[_Document], *, budget: int) -> list[list[_Row]]:
+    """Micro-batches of packed rows: rows * length <= budget, except for a single document that is longer.
+
+    Longer rows leave less room unused, but masked attention costs their length for every token. Of some lengths, in units of each
+    micro-batch's longest document, the cheapest is taken.
+    """
+    return min((_filled(documents, budget=budget, stretch=stretch) for stretch in range(1, _MOST_STRETCH + 1)), key=_cost)
+
+
+def _filled(documents: Sequence[_Document], *, budget: int, stretch: int) -> list[list[_Row]]:
+    """Best fit, longest first: a document goes where it leaves the least room; a row is opened where it fits nowhere."""
     micro_batches: list[list[_Row]] = []
-    for row in sorted(rows, key=lambda row: (-row.length, row.members)):
-        if micro_batches and (len(micro_batches[-1]) + 1) * micro_batches[-1][0].length <= budget:
-            micro_batches[-1].append(row)
-        else:
-            micro_batches.append([row])
+    rooms: list[tuple[int, int, int]] = []  # sorted: tokens left in a row, its micro-batch, its place there
+    length = 0
+    for document in sorted(documents, key=lambda document: (-document.length, document.members)):
+        best = bisect.bisect_left(rooms, (document.length, 0, 0))
+        if best < len(rooms):
+            room, m, r = rooms.pop(best)
+            micro_batches[m][r].append(document)
+            bisect.insort(rooms, (room - document.length, m, r))
+            continue
+        if not micro_batches or (len(micro_batches[-1]) + 1) * length > budget:
+            micro_batches.append([])
+            length = document.length * max(1, min(stretch, budget // document.length))
+        micro_batches[-1].append([document])
+        bisect.insort(rooms, (length - document.length, len(micro_batches) - 1, len(micro_batches[-1]) - 1))
     return micro_batches
 
 
-def _align(micro_batches: list[list[_Row]], *, n_ranks: int) -> list[list[_Row]]:
+def _cost(micro_batches: Sequence[Sequence[_Row]]) -> int:
+    """Of linear layers and masked attention, padding included, in keys attended to."""
+    return sum(_size(rows) * (_LINEAR_COST + max(map(_length, rows))) for rows in micro_batches)
+
+
+def _align(micro_batches: list[list[_Row]], *, budget: int, n_ranks: int) -> list[list[_Row]]:
     """Make the count a multiple of the ranks, largest first: rank r takes every n_ranks-th from r, so that ranks run
     micro-batches of similar size at the same time. Halves the largest ones while it can, then adds empty ones."""
     aligned = list(micro_batches)
-    while len(aligned) % n_ranks and any(len(rows) > 1 for rows in aligned):
-        largest = max((i for i, rows in enumerate(aligned) if len(rows) > 1), key=lambda i: (_size(aligned[i]), -i))
-        half = (len(aligned[largest]) + 1) // 2
-        aligned[largest : largest + 1] = [aligned[largest][:half], aligned[largest][half:]]
+    while len(aligned) % n_ranks and any(_n_documents(rows) > 1 for rows in aligned):
+        largest = max((i for i, rows in enumerate(aligned) if _n_documents(rows) > 1), key=lambda i: (_size(aligned[i]), -i))
+        aligned[largest : largest + 1] = [half for part in _halves(aligned[largest]) for half in _fill(part, budget=budget)]
     aligned.sort(key=_size, reverse=True)
     return aligned + [[]] * (-len(aligned) % n_ranks)
 
 
+def _halves(rows: Sequence[_Row]) -> tuple[list[_Document], list[_Document]]:
+    """The longest documents, at most half of the tokens but one document at least, and the others."""
+    documents = sorted((document for row in rows for document in row), key=lambda document: (-document.length, document.members))
+    ends = np.cumsum([document.length for document in documents])
+    cut = max(1, int(np.searchsorted(ends, ends[-1] / 2, side="right")))
+    return documents[:cut], documents[cut:]
+
+
+def _n_documents(rows: Sequence[_Row]) -> int:
+    return sum(map(len, rows))
+
+
+def _length(row: _Row) -> int:
+    return sum(document.length for document in row)
+
+
 def _size(rows: Sequence[_Row]) -> int:
     """Tokens, padding included."""
-    return len(rows) * max(row.length for row in rows)
+    return len(rows) * max(map(_length, rows))
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -203,34 +248,37 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def _pack(flat: _Flat, rows: Sequence[_Row]) -> MicroBatch:
-    """Lay rows out as `MicroBatch` describes.
+    """Lay documents out as `MicroBatch` describes.
 
     The last token of a remainder is only ever a target, so it takes no place in the row.
     """
-    shape = (len(rows), max(row.length for row in rows))
-    members_M = np.array([s for row in rows for s in row.members], dtype=np.int64)
-    sharers_B = np.array([len(row.members) for row in rows], dtype=np.int64)
-    first_B = np.cumsum(sharers_B) - sharers_B
-    leader_B = members_M[first_B]
-    row_start_B = np.arange(len(rows), dtype=np.int64) * shape[1]
-    row_start_M = np.repeat(row_start_B, sharers_B)
+    shape = (len(rows), max(map(_length, rows)))
+    documents = [document for row in rows for document in row]
+    members_M = np.array([s for document in documents for s in document.members], dtype=np.int64)
+    sharers_D = np.array([len(document.members) for document in documents], dtype=np.int64)
+    first_D = np.cumsum(sharers_D) - sharers_D
+    leader_D = members_M[first_D]
+    starts = [np.cumsum([0, *(document.length for document in row[:-1])]) + i * shape[1] for i, row in enumerate(rows)]
+    start_D = np.concatenate(starts).astype(np.int64)
     prompt_M, remainder_M = flat.prompt_S[members_M], flat.remainder_S[members_M]
     inputs_M = remainder_M - 1
-    # Start of each remainder: after the prompt and after the remainders before it in the same row.
+    # Start of each remainder: after the prompt and after the remainders before it in the same document.
     before_M = np.cumsum(inputs_M) - inputs_M
-    start_M = row_start_M + prompt_M + before_M - np.repeat(before_M[first_B], sharers_B)
-    segment_M = np.arange(len(members_M)) - np.repeat(first_B, sharers_B) + 1
+    start_M = np.repeat(start_D, sharers_D) + prompt_M + before_M - np.repeat(before_M[first_D], sharers_D)
+    segment_M = np.arange(len(members_M)) - np.repeat(first_D, sharers_D) + 1
+    document_D = np.concatenate([np.arange(len(row)) for row in rows])
 
-    pieces = np.concatenate([flat.prompt_S[leader_B], inputs_M])
-    to = _ranges(np.concatenate([row_start_B, start_M]), pieces)
+    pieces = np.concatenate([flat.prompt_S[leader_D], inputs_M])
+    to = _ranges(np.concatenate([start_D, start_M]), pieces)
     tokens_BL, positions_BL = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    segments_BL = np.full(shape, -1, dtype=np.int32)
-    tokens_BL.flat[to] = flat.tokens_F[_ranges(np.concatenate([flat.offset_S[leader_B], flat.offset_S[members_M] + prompt_M]), pieces)]
-    positions_BL.flat[to] = _ranges(np.concatenate([np.zeros_like(leader_B), prompt_M]), pieces)
-    segments_BL.flat[to] = np.repeat(np.concatenate([np.zeros_like(leader_B), segment_M]), pieces)
+    segments_BL, documents_BL = np.full(shape, -1, dtype=np.int32), np.full(shape, -1, dtype=np.int32)
+    tokens_BL.flat[to] = flat.tokens_F[_ranges(np.concatenate([flat.offset_S[leader_D], flat.offset_S[members_M] + prompt_M]), pieces)]
+    positions_BL.flat[to] = _ranges(np.concatenate([np.zeros_like(leader_D), prompt_M]), pieces)
+    segments_BL.flat[to] = np.repeat(np.concatenate([np.zeros_like(leader_D), segment_M]), pieces)
+    documents_BL.flat[to] = np.repeat(np.concatenate([document_D, np.repeat(document_D, sharers_D)]), pieces)
 
     source = _ranges(start_M - 1, remainder_M)
-    source[np.cumsum(remainder_M) - remainder_M] = row_start_M + prompt_M - 1
+    source[np.cumsum(remainder_M) - remainder_M] = np.repeat(start_D, sharers_D) + prompt_M - 1
     target = _ranges(flat.offset_S[members_M] + prompt_M, remainder_M)
     agent = flat.agent_F[target]
     sample_N = np.repeat(np.arange(len(members_M)), remainder_M)[agent]
@@ -239,6 +287,7 @@ def _pack(flat: _Flat, rows: Sequence[_Row]) -> MicroBatch:
         token_ids_BL=tokens_BL,
         positions_BL=positions_BL,
         segments_BL=segments_BL,
+        documents_BL=documents_BL,
         source_N=source[agent],
         targets_N=flat.tokens_F[target[agent]].astype(np.int64),
         behaviour_logprobs_N=flat.logprobs_F[target[agent]],
@@ -257,6 +306,7 @@ def _dummy() -> MicroBatch:
         token_ids_BL=np.zeros((1, 1), dtype=np.int64),
         positions_BL=np.zeros((1, 1), dtype=np.int64),
         segments_BL=np.zeros((1, 1), dtype=np.int32),
+        documents_BL=np.zeros((1, 1), dtype=np.int32),
         source_N=zero_N,
         targets_N=zero_N,
         behaviour_logprobs_N=nothing_N,

@@ -175,6 +175,7 @@ class Learner:
             micro_batch.token_ids_BL,
             micro_batch.positions_BL,
             micro_batch.segments_BL,
+            micro_batch.documents_BL,
             micro_batch.source_N,
             micro_batch.targets_N,
         )

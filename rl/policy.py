@@ -1,4 +1,4 @@
-"""The policy as the learner sees it: a Hugging Face causal LM that scores response tokens of shared-prompt rows.
+"""The policy as the learner sees it: a Hugging Face causal LM that scores response tokens of packed rows.
 
 It does not sample, load checkpoints or know about DeepSpeed. Axis suffixes as in `rl/records.py`: B rows, L row length,
 N response tokens, H hidden size, V vocabulary, C response tokens of one chunk of the head.
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rl.attention_mask import Layout, additive, blocks
+
 SUPPORTED = ("llama", "cwm")
 """`model_type` of the configurations that `Policy` accepts."""
 
@@ -16,35 +18,12 @@ _EAGER_SCORES = 16_000_000
 """Most attention scores of one layer that are computed at once: each costs some 10 bytes a layer until the backward pass."""
 
 
-def visibility(positions_BL: Tensor, segments_BL: Tensor, *, window: int | None) -> Tensor:
-    """Which keys each query sees in rows of one shared prompt and several samples.
-
-    A key is visible when it belongs to the prompt (segment 0) or to the query's own segment, does not lie ahead of the
-    query and, with a sliding window, lies fewer than `window` positions behind it. Padding (segment -1) is seen by nobody
-    but itself: every softmax row keeps at least one finite entry.
-
-    Returns:
-        bool[B, L, L], queries first.
-    """
-    key_segment, query_segment = segments_BL[:, None, :], segments_BL[:, :, None]
-    distance = positions_BL[:, :, None] - positions_BL[:, None, :]
-    visible = ((key_segment == 0) | (key_segment == query_segment)) & (key_segment >= 0) & (query_segment >= 0) & (distance >= 0)
-    if window is not None:
-        visible &= distance < window
-    return visible | torch.eye(segments_BL.shape[1], dtype=torch.bool, device=segments_BL.device)
-
-
-def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """bool[B, L, L] to the [B, 1, L, L] mask that is added to attention scores: 0 or the lowest finite number."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
-
-
 def _attention_for(config: Any, token_ids_BL: Tensor) -> str:
-    """Eager attention is the faster one on CPU as long as its B x heads x L x L score matrix is small."""
+    """On CPU eager attention is the faster one as long as its B x heads x L x L score matrix is small; on GPU no L x L exists."""
+    if token_ids_BL.device.type == "cuda":
+        return "flex_attention"
     n_rows, length = token_ids_BL.shape
-    small = n_rows * config.num_attention_heads * length * length <= _EAGER_SCORES
-    return "eager" if token_ids_BL.device.type == "cpu" and small else "sdpa"
+    return "eager" if n_rows * config.num_attention_heads * length * length <= _EAGER_SCORES else "sdpa"
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -142,28 +121,36 @@ class Policy(nn.Module):
         return "model." + name.removeprefix("backbone.")
 
     def forward(
-        self, token_ids_BL: Tensor, positions_BL: Tensor, segments_BL: Tensor, source_N: Tensor, targets_N: Tensor
+        self,
+        token_ids_BL: Tensor,
+        positions_BL: Tensor,
+        segments_BL: Tensor,
+        documents_BL: Tensor,
+        source_N: Tensor,
+        targets_N: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Raw log-probabilities and entropies of the response tokens, float32[N] in nats; see `rl.records.MicroBatch`.
 
         Entropies are detached. Temperature is not applied.
         """
         self.config._attn_implementation = _attention_for(self.config, token_ids_BL)
+        layout = Layout(positions_BL=positions_BL, segments_BL=segments_BL, documents_BL=documents_BL)
         hidden_BLH = self.backbone(
             input_ids=token_ids_BL,
             position_ids=positions_BL,
-            attention_mask=self._masks(positions_BL, segments_BL),
+            attention_mask=self._masks(layout),
             use_cache=False,
         ).last_hidden_state
         return self.head(hidden_BLH.flatten(0, 1).index_select(0, source_N), targets_N)
 
-    def _masks(self, positions_BL: Tensor, segments_BL: Tensor) -> Tensor | dict[str, Tensor]:
-        """The additive mask of every layer type, in the form that the backbone takes ready-made."""
-        dtype = self.backbone.norm.weight.dtype
-        full = additive(visibility(positions_BL, segments_BL, window=None), dtype)
+    def _masks(self, layout: Layout) -> Any:
+        """The mask of every layer type, in the form that the backbone takes ready-made."""
         if self.config.model_type != "cwm":
-            return full
-        masks = {"full_attention": full}
-        if "sliding_attention" in self.layer_types:
-            masks["sliding_attention"] = additive(visibility(positions_BL, segments_BL, window=self.config.sliding_window), dtype)
-        return masks
+            return self._mask(layout, window=None)
+        windows = {"full_attention": None, "sliding_attention": self.config.sliding_window}
+        return {kind: self._mask(layout, window=windows[kind]) for kind in dict.fromkeys(self.layer_types)}
+
+    def _mask(self, layout: Layout, *, window: int | None) -> Any:
+        if self.config._attn_implementation == "flex_attention":
+            return blocks(layout, window=window)
+        return additive(layout, window=window, dtype=self.backbone.norm.weight.dtype)

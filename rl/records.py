@@ -197,8 +197,9 @@ class TrainSample:
 class MicroBatch:
     """Rows that go through the model together.
 
-    A row is one shared prompt followed by the remainders of one or more of its group's samples. A token sees the row's
-    prompt (segment 0) and earlier tokens of its own segment; positions continue from the prompt in every segment.
+    A row is one document or several, end to end; no token sees another document. A document is one shared prompt followed by
+    the remainders of one or more of its group's samples. A token sees its document's prompt (segment 0) and earlier tokens of
+    its own segment; positions start at 0 in every document and continue from the prompt in every segment.
     A remainder's last token predicts nothing, so it is a target only and takes no place in the row.
     The N response tokens are flattened over rows; logits that predict token `index_N[i]` come from `source_N[i]`.
     """
@@ -208,7 +209,9 @@ class MicroBatch:
     positions_BL: np.ndarray
     """int64[B, L]: position of each token in its own sequence."""
     segments_BL: np.ndarray
-    """int32[B, L]: 0 prompt, 1.. sample within the row, -1 padding."""
+    """int32[B, L]: 0 prompt, 1.. sample within the document, -1 padding."""
+    documents_BL: np.ndarray
+    """int32[B, L]: document within the row, -1 padding."""
     source_N: np.ndarray
     """int64[N]: flat index into B*L of the hidden state that predicts each response token."""
     targets_N: np.ndarray

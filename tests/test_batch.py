@@ -72,7 +72,7 @@ def visible(micro: MicroBatch, source: int) -> list[tuple[int, int]]:
     return [
         (int(micro.positions_BL[row, c]), int(micro.token_ids_BL[row, c]))
         for c in range(column + 1)
-        if micro.segments_BL[row, c] in (0, own)
+        if micro.documents_BL[row, c] == micro.documents_BL[row, column] and micro.segments_BL[row, c] in (0, own)
     ]
 
 
@@ -130,7 +130,7 @@ def test_samples_with_other_prompts_do_not_share() -> None:
     prompts = (np.array([1, 2, 3]), np.array([1, 2, 4]))
     samples = [make_sample(rng, group=0, index=i, prompt=prompts[i], length=3, advantage=1.0, multi=False) for i in range(2)]
     (micro,) = make_batches(samples, config=config(), n_rollouts=2)[0][0].micro_batches
-    assert len(micro.token_ids_BL) == 2
+    assert micro.token_ids_BL.shape == (2, 5)
     check_layout(micro, {sample.rollout_id: sample for sample in samples})
 
 
@@ -139,6 +139,30 @@ def test_a_group_over_the_budget_takes_several_rows() -> None:
     samples = [make_sample(rng, group=0, index=i, prompt=np.arange(1, 41), length=21, advantage=1.0, multi=False) for i in range(6)]
     micros = make_batches(samples, config=config(budget=100), n_rollouts=6)[0][0].micro_batches
     assert [micro.token_ids_BL.shape for micro in micros] == [(1, 100), (1, 100)]
+
+
+def documents_of(*lengths: int) -> list[TrainSample]:
+    """Samples of so many input tokens that share nothing."""
+    rng = np.random.default_rng(0)
+    prompts = [np.array([i + 1]) for i in range(len(lengths))]
+    return [make_sample(rng, group=i, index=0, prompt=prompts[i], length=n, advantage=1.0, multi=False) for i, n in enumerate(lengths)]
+
+
+def test_short_documents_are_packed_into_one_row() -> None:
+    samples = documents_of(90, 60, 40, 31, 10, 21)
+    (micro,) = make_batches(samples, config=config(budget=270), n_rollouts=6)[0][0].micro_batches
+    check_layout(micro, {sample.rollout_id: sample for sample in samples})
+    assert micro.token_ids_BL.shape == (1, 252)
+    assert np.bincount(micro.documents_BL[0]).tolist() == [90, 60, 40, 31, 21, 10]
+    assert micro.positions_BL[0, [0, 89, 90, 149, 150]].tolist() == [0, 89, 0, 59, 0], "positions start anew"
+
+
+def test_short_documents_fill_up_the_rows_of_long_ones() -> None:
+    samples = documents_of(9000, 6000, 4000, 3100, 1000, 2100)
+    (micro,) = make_batches(samples, config=config(budget=27_000), n_rollouts=6)[0][0].micro_batches
+    assert micro.token_ids_BL.shape == (3, 9000), "attention over longer rows would cost more than the padding"
+    lengths = [np.bincount(row[row >= 0]).tolist() for row in micro.documents_BL]
+    assert lengths == [[9000], [6000, 2100], [4000, 3100, 1000]]
 
 
 def test_long_answers_to_short_prompts_do_not_share_because_attention_costs_more() -> None:

@@ -130,7 +130,9 @@ def loss_of(policy: Policy, objective: Any, micro_batch: MicroBatch) -> torch.Te
         for name in MicroBatch.__dataclass_fields__
         if name not in ("rollout_ids", "parts")
     }
-    logprobs_N, _ = policy(*(tensors[f"{name}"] for name in ("token_ids_BL", "positions_BL", "segments_BL", "source_N", "targets_N")))
+    logprobs_N, _ = policy(
+        *(tensors[f"{name}"] for name in ("token_ids_BL", "positions_BL", "segments_BL", "documents_BL", "source_N", "targets_N"))
+    )
     own = {name: tensors[name] for name in ("behaviour_logprobs_N", "advantages_N", "weights_N", "sample_N")}
     inputs = LossInputs(
         logprobs_N=logprobs_N,
@@ -325,7 +327,7 @@ def test_statistics_describe_the_policy_before_the_update(model: Path) -> None:
     by_id = {sample.rollout_id: sample for sample in stats.samples}
     entropies, k3s = [], []
     for micro_batch in batches[0].micro_batches:
-        names = ("token_ids_BL", "positions_BL", "segments_BL", "source_N", "targets_N")
+        names = ("token_ids_BL", "positions_BL", "segments_BL", "documents_BL", "source_N", "targets_N")
         with torch.no_grad():
             logprobs_N, entropies_N = (t.numpy() for t in policy(*(torch.from_numpy(getattr(micro_batch, n)) for n in names)))
         ratio = np.exp(logprobs_N.astype(np.float64) - micro_batch.behaviour_logprobs_N)
@@ -430,7 +432,7 @@ def test_bfloat16_learner_scores_like_the_plain_bfloat16_model(model: Path) -> N
         stats = learner.train_step(batches)
     by_id = {sample.rollout_id: sample.logprobs_T for sample in stats.samples}
     for micro_batch in batches[0].micro_batches:
-        names = ("token_ids_BL", "positions_BL", "segments_BL", "source_N", "targets_N")
+        names = ("token_ids_BL", "positions_BL", "segments_BL", "documents_BL", "source_N", "targets_N")
         expected = policy(*(torch.from_numpy(getattr(micro_batch, n)) for n in names))[0].detach().numpy()
         for index, rollout_id in enumerate(micro_batch.rollout_ids):
             np.testing.assert_array_equal(by_id[rollout_id], expected[micro_batch.sample_N == index])
