@@ -1,4 +1,4 @@
-"""One ZeRO rank: turns batches into optimizer steps. The only file that knows DeepSpeed.
+"""One ZeRO rank: turns batches into optimizer steps.
 
     Batch ─► micro-batches ─► Policy (logprobs) ─► Objective (loss) ─► backward, gradients partitioned ─► AdamW on this rank's
     float32 masters ─► partitions ─► buckets() for the generators, save() for a resume, export() for the world
@@ -6,14 +6,9 @@
 It does not choose what to train on, assign advantages or move weights to generators.
 """
 
-import contextlib
-import logging
 import math
-import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +17,18 @@ import torch
 from torch import Tensor, distributed
 
 from configs.schema import Config, LearnerConfig
+from rl import zero
 from rl.errors import RunFailed
-from rl.hf_export import ShardWriter, copy_tokenizer
+from rl.hf_files import PieceWriter, WeightFiles, copy_tokenizer, finish_shards, make_shards, plan_shards
 from rl.host_memory import keep_freed_memory
 from rl.loss import LossInputs, make_objective
-from rl.model import load_model
+from rl.model import DTYPES, empty_model, load_model
 from rl.policy import Policy
 from rl.rank_state import Layout, read_state, write_state
 from rl.records import Batch, MicroBatch, StepStats, WeightBucket
 from rl.step_stats import StepTotals
 from rl.weight_sender import WeightSender
 from rl.weight_sync import Piece
-
-ON_GPU = torch.cuda.is_available()
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if ON_GPU else "cpu")  # deepspeed decides at its import
-
-import deepspeed  # noqa: E402
-
-_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-_NO_CLIP = 1e30
-"""Stands for "no clipping": DeepSpeed checks the gradient norm for infinities and NaN only when it clips."""
 
 
 class NonFiniteLoss(RunFailed):
@@ -84,21 +71,18 @@ class Learner:
             init_method: where the ranks meet, `tcp://127.0.0.1:PORT` or `file:///path`.
             threads: CPU threads of this rank.
         """
-        _quiet()
         torch.set_num_threads(threads)
-        if not ON_GPU:
+        if not zero.ON_GPU:
             keep_freed_memory()
         self._config = config
         self._rank, self._world_size = rank, world_size
         self._model_path = model_path
         self._steps_done = 0
         self._total_steps = config.run.steps * config.learner.optimizer_steps_per_batch
-        self._dtype = torch.float32 if config.model.dtype == "float32" else torch.bfloat16
-        # DeepSpeed's stage 1 applies non-finite gradients in bf16; stage 2 partitions more and checks them.
-        stage = config.learner.zero_stage
-        self._stage = 2 if stage == 1 and self._dtype == torch.bfloat16 else stage
-        _join(rank=rank, world_size=world_size, init_method=init_method)
-        self._engine = self._make_engine(_make_policy(config, model_path), train=True)
+        self._dtype = DTYPES[config.model.dtype]
+        self._stage = zero.effective_stage(config.learner, self._dtype)
+        zero.join(rank=rank, world_size=world_size, init_method=init_method)
+        self._engine = self._make_engine(stage=self._stage, train=True)
         self._device: torch.device = self._engine.device
         self._policy: Policy = self._engine.module
         self._objective = make_objective(config.objective)
@@ -110,7 +94,7 @@ class Learner:
         )
         self._reference = None
         if self._objective.needs_reference:
-            self._reference = self._make_engine(_make_policy(config, model_path).requires_grad_(False), train=False)
+            self._reference = self._make_engine(stage=3, train=False)
             self._reference.eval()
 
     @property
@@ -248,37 +232,29 @@ class Learner:
         return (self._sender.delta if delta else self._sender.whole)(self._pieces(), version=version)
 
     def _pieces(self) -> Iterator[Piece]:
-        """Stage 3: what ZeRO left on this rank, without its padding. Stages 1 and 2: an equal share of each full parameter."""
-        for name, parameter in self._policy.named_parameters():
-            if self._stage == 3:
-                zero: Any = parameter
-                size, share, values = zero.ds_numel, zero.ds_tensor.ds_numel, zero.ds_tensor.data
-            else:
-                size, values = parameter.numel(), parameter.data.view(-1)
-                share = -(-size // self._world_size)
-            start = min(self._rank * share, size)
-            count = min(share, size - start)
-            own = values[:count] if self._stage == 3 else values[start : start + count]
-            yield Piece(name=Policy.hf_name(name), start=start, values=own)
+        for name, start, values in zero.partitions(self._policy, stage=self._stage):
+            yield Piece(name=Policy.hf_name(name), start=start, values=values)
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face checkpoint (safetensors, configuration, tokenizer). All ranks take part, rank 0 writes."""
-        writer = ShardWriter(folder) if self._rank == 0 else None
-        if writer is not None:
-            self._policy.config.save_pretrained(folder)
+        """Write a Hugging Face checkpoint (safetensors, configuration, tokenizer): all ranks write, each its own partition."""
+        shapes = {Policy.hf_name(name): shape for name, shape in zero.shapes(self._policy).items()}
+        shards = plan_shards(shapes, dtype=self._dtype)
+        if self._rank == 0:
             copy_tokenizer(self._model_path, folder)
-        for name, parameter in self._policy.named_parameters():
-            with self._gathered(parameter):
-                if writer is not None:
-                    writer.add(Policy.hf_name(name), parameter.data.detach().cpu().clone())
-        if writer is not None:
-            writer.close()
-        if self._world_size > 1:
-            distributed.barrier()
-
-    def _gathered(self, parameter: torch.nn.Parameter) -> contextlib.AbstractContextManager[Any]:
-        gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3)
-        return gathered
+            self._policy.config.save_pretrained(folder)
+            make_shards(folder, shards)
+        distributed.barrier()
+        writer, written = PieceWriter(folder, shards), 0
+        for piece in self._pieces():
+            writer.write(piece.name, start=piece.start, values=piece.values)
+            written += piece.values.numel()
+        writer.close()
+        everywhere = torch.tensor(written, device=self._device)
+        distributed.all_reduce(everywhere)
+        assert everywhere.item() == sum(map(math.prod, shapes.values())), "an element was not written, or twice"
+        if self._rank == 0:
+            finish_shards(folder, shards)
+        distributed.barrier()
 
     def save(self, folder: Path) -> None:
         """Write this rank's masters, optimizer state and counters for an exact resume, durably, with a checksum manifest."""
@@ -314,121 +290,26 @@ class Learner:
                 inner.state[master] = {
                     key: value.clone() if value.dim() == 0 else value.clone().to(master.device) for key, value in saved_state.items()
                 }
-        self._spread_masters()
+        zero.spread_masters(self._engine.optimizer, stage=self._stage)
         self._steps_done = optimizer_step
 
     def _masters(self) -> list[Tensor]:
-        """The flat float32 pieces that this rank's optimizer works on."""
-        optimizer = self._engine.optimizer
-        return list(optimizer.fp32_partitioned_groups_flat if self._stage == 3 else optimizer.single_partition_of_fp32_groups)
-
-    def _spread_masters(self) -> None:
-        """Compute the weights of all ranks from the masters, as the optimizer step does after its update."""
-        optimizer = self._engine.optimizer
-        if self._stage == 3:
-            for i in range(len(optimizer.fp16_groups)):
-                optimizer._reassign_or_swap_out_partitioned_parameters(i)
-            if optimizer.persistent_parameters:
-                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
-            return
-        for shards, master, group in zip(
-            optimizer.parallel_partitioned_bit16_groups, self._masters(), optimizer.real_dp_process_group, strict=True
-        ):
-            shards[distributed.get_rank(group)].data.copy_(master.data)
-        deepspeed.runtime.utils.all_gather_dp_groups(
-            groups_flat=optimizer.bit16_groups_flat,
-            partitioned_param_groups=optimizer.parallel_partitioned_bit16_groups,
-            dp_process_group=optimizer.real_dp_process_group,
-            start_alignment_factor=optimizer.nccl_start_alignment_factor,
-            allgather_bucket_size=optimizer.allgather_bucket_size,
-        )
+        return zero.masters(self._engine.optimizer, stage=self._stage)
 
     def close(self) -> None:
         """Release the engine and leave the process group."""
         for engine in (self._engine, self._reference):
             if engine is not None:
                 engine.destroy()
-        if distributed.is_initialized():
-            deepspeed.comm.destroy_process_group()
+        zero.leave()
 
-    def _make_engine(self, policy: Policy, *, train: bool) -> Any:
-        """The policy under ZeRO: with AdamW, or (the frozen reference) only partitioned."""
-        learner = self._config.learner
-        optimizer = None
-        if train:
-            optimizer = torch.optim.AdamW(
-                policy.parameters(),
-                lr=learner.learning_rate,
-                betas=learner.betas,
-                eps=learner.eps,
-                weight_decay=learner.weight_decay,
-                fused=True,
-            )
-        engine, *_ = deepspeed.initialize(
-            model=policy,
-            optimizer=optimizer,
-            config=_engine_config(learner, stage=self._stage if train else 3, dtype=self._dtype, world_size=self._world_size),
-            dist_init_required=False,
-        )
-        return engine
-
-
-def _engine_config(learner: LearnerConfig, *, stage: int, dtype: torch.dtype, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own settings. Accumulation boundaries are the learner's: one `step()` applies all `backward()`s before it."""
-    zero: dict[str, Any] = {
-        "stage": stage,
-        "overlap_comm": ON_GPU,
-        # On CPU the copy of each gradient into a bucket costs more than it saves.
-        "contiguous_gradients": ON_GPU,
-        "reduce_bucket_size": 50_000_000 if ON_GPU else 8_000_000,
-        # Small sub-groups bound the float32 gradient copy and the moments that are live at a time.
-        "sub_group_size": 100_000_000 if ON_GPU else 4_000_000,
-    }
-    if stage == 3 and world_size == 1 and not ON_GPU:
-        # Alone, a rank has nobody to gather from: keep the parameters whole.
-        zero |= {"stage3_param_persistence_threshold": 1 << 40, "stage3_model_persistence_threshold": 1 << 40}
-    if learner.offload_optimizer and ON_GPU:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": learner.grad_clip or _NO_CLIP,
-        "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": dtype == torch.bfloat16, "check_grad_overflow": True},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "steps_per_print": 1 << 40,
-    }
-
-
-def _make_policy(config: Config, model_path: Path) -> Policy:
-    model = load_model(model_path, dtype=config.model.dtype)
-    return Policy(model, chunk=config.learner.head_chunk_tokens, checkpointing=config.learner.activation_checkpointing)
-
-
-def _join(*, rank: int, world_size: int, init_method: str) -> None:
-    """Meet the other ranks."""
-    # The shared-memory operator serves inference only; without this it is compiled (or loaded) at every start.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ["LOCAL_RANK"] = str(rank % max(1, torch.cuda.device_count()))
-    deepspeed.init_distributed(
-        dist_backend="nccl" if ON_GPU else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=_COLLECTIVE_TIMEOUT,
-        init_method=init_method,
-        dist_init_required=True,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
-def _quiet() -> None:
-    """DeepSpeed logs to standard output; keep its errors only. Its calls of collectives by their old names warn every time."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
-    for name in ("DeepSpeed", "deepspeed"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.ERROR)
-        for handler in logger.handlers:
-            handler.setLevel(logging.ERROR)
+    def _make_engine(self, *, stage: int, train: bool) -> Any:
+        """The policy under ZeRO, or the frozen reference. Under stage 3 no rank ever holds the whole model."""
+        config, learner = self._config.model, self._config.learner
+        whole = stage != 3
+        model = (load_model if whole else empty_model)(self._model_path, dtype=config.dtype).requires_grad_(train)
+        policy = Policy(model, chunk=learner.head_chunk_tokens, checkpointing=learner.activation_checkpointing)
+        if not whole:
+            files = WeightFiles(self._model_path)
+            zero.partition(policy, lambda name, tensor: files.fill(Policy.hf_name(name), tensor), learner=learner, dtype=self._dtype)
+        return zero.make_engine(policy, learner=learner, stage=stage, dtype=self._dtype, train=train)

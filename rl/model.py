@@ -16,7 +16,15 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, CwmConfig, CwmForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CwmConfig,
+    CwmForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rl.model_folder import PACKAGE_PREFIX, PACKAGES, SUPPORTED, check_folder, check_model
 
@@ -52,6 +60,19 @@ def load_model(path: str | Path, *, dtype: str) -> PreTrainedModel:
     except Exception as error:  # safetensors and transformers raise a dozen types on damaged weights
         raise ValueError(f"model.path {folder}: the weights cannot be loaded ({type(error).__name__}: {error})") from error
     return model.eval()
+
+
+def empty_model(path: str | Path, *, dtype: str) -> PreTrainedModel:
+    """The architecture of a checkpoint folder with parameters on the meta device: shapes without storage. Its buffers are real."""
+    folder = Path(path)
+    check_folder(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype], attn_implementation="sdpa")
+    decoder = model.model
+    decoder.rotary_emb = type(decoder.rotary_emb)(config=config)  # its frequencies are computed, not loaded
+    assert not any(buffer.is_meta for buffer in model.buffers()), "a buffer has no values"
+    return model
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -16,7 +16,7 @@ LAYERS = ("rl", "rewards", "environments", "configs")
 OWNERS = {
     "omegaconf": r"configs/load.py configs/schema.py",
     "ray": "rl/placement.py",
-    "deepspeed": "rl/learner.py",
+    "deepspeed": "rl/zero.py",
     "trl": "rl/warm_start.py rewards/trl_worker.py",
     "duckdb": "rl/log/query.py",
     "matplotlib": "rl/log/plot.py",

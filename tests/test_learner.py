@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CwmConfig, CwmForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from configs.schema import Config, LearnerConfig, ModelConfig, ObjectiveConfig, RolloutConfig, RunConfig, SamplingConfig, TaskConfig
+from rl import zero
 from rl.batch import make_batches
+from rl.hf_files import WeightFiles, finish_shards, make_shards, plan_shards
 from rl.learner import Learner, NonFiniteLoss, learning_rate
 from rl.loss import LossInputs, make_objective
+from rl.model import empty_model
 from rl.policy import Policy
 from rl.records import Batch, MicroBatch, StepStats, TrainSample, WeightBucket
 from rl.weight_sync import WeightReceiver
@@ -186,9 +190,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _two_ranks(rank: int, folder: Path) -> None:
     """What each of the two processes does; its observations end up in `folder/rank<r>.pickle`."""
-    seen: dict[str, Any] = {}
+    seen: dict[str, Any] = {"peak": _peak_of_loading(rank, folder / "large")}
     llama = folder / "llama" / "model"
     with _joined(make_config(ranks=2, activation_checkpointing=True), llama, rank) as (learner, config):
+        learner.export(folder / "untouched")
         stats = [learner.train_step(rank_batches(config, seed)[rank]) for seed in (0, 1)]
         seen["stage3"], seen["stats"] = _snapshot(learner), stats
         learner.save(folder / "saved")
@@ -226,6 +231,26 @@ def _two_ranks(rank: int, folder: Path) -> None:
     (folder / f"rank{rank}.pickle").write_bytes(pickle.dumps(seen))
 
 
+def _peak_of_loading(rank: int, model: Path) -> int:
+    """Bytes by which this rank's peak memory grows while the weights are loaded and partitioned."""
+    zero.join(rank=rank, world_size=2, init_method=f"file://{model.parent / 'meet-large'}")
+    policy = Policy(empty_model(model, dtype="bfloat16"), chunk=1)
+    files = WeightFiles(model)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _memory("VmHWM")
+    settings = make_config(ranks=2, dtype="bfloat16").learner
+    zero.partition(policy, lambda name, tensor: files.fill(Policy.hf_name(name), tensor), learner=settings, dtype=torch.bfloat16)
+    peak = _memory("VmHWM") - before
+    zero.leave()
+    return peak
+
+
+def _memory(field: str) -> int:
+    """A figure of /proc/self/status, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
 @contextmanager
 def _joined(config: Config, model: Path, rank: int) -> Iterator[tuple[Learner, Config]]:
     with opened(config, model, rank=rank) as learner:
@@ -241,6 +266,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     for kind in ("llama", "cwm"):
         write_model(folder / kind / "model", kind=kind)
+    _write_large(folder / "large")
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_two_ranks, args=(rank, folder)) for rank in range(2)]
     for process in processes:
@@ -252,6 +278,18 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
             process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
     return folder
+
+
+def _write_large(folder: Path) -> None:
+    """A bfloat16 checkpoint of 214 MB in several shards."""
+    sizes = dict(vocab_size=4096, hidden_size=1024, intermediate_size=3072, num_hidden_layers=8, head_dim=64)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=16, num_key_value_heads=4)).to(torch.bfloat16)
+    model.config.save_pretrained(folder)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shards = plan_shards(shapes, dtype=torch.bfloat16, shard_bytes=64 << 20)
+    make_shards(folder, shards)
+    finish_shards(folder, shards)
 
 
 def _seen(pair: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -284,6 +322,19 @@ def test_two_ranks_resume_bit_for_bit(pair: Path) -> None:
 def test_two_ranks_export_the_whole_model(pair: Path) -> None:
     exported = AutoModelForCausalLM.from_pretrained(pair / "exported", dtype=torch.float32)
     assert_same(dict(exported.named_parameters()), _weights(pair, "four steps"))
+
+
+def test_two_ranks_write_the_bits_that_they_have_loaded(pair: Path) -> None:
+    loaded, written = (load_file(folder / "model.safetensors") for folder in (pair / "llama" / "model", pair / "untouched"))
+    assert_same(written, loaded)
+    assert (pair / "untouched" / "tokenizer.json").is_file()
+
+
+def test_no_rank_holds_the_whole_model_while_it_is_loaded(pair: Path) -> None:
+    whole = sum(path.stat().st_size for path in (pair / "large").glob("*.safetensors"))
+    assert whole > 200e6
+    for seen in _seen(pair):
+        assert whole / 2 <= seen["peak"] < 0.7 * whole
 
 
 def test_fifty_deltas_of_two_ranks_are_the_bits_of_their_weights(pair: Path) -> None:
