@@ -63,11 +63,13 @@ def partition(module: nn.Module, read: Callable[[str, Tensor], None], *, learner
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     settings = _settings(learner, stage=3, dtype=dtype, world_size=world_size)
     made: dict[int, nn.Parameter] = {}
+    device = torch.device("cuda", torch.cuda.current_device()) if ON_GPU else torch.device("cpu")
+    # All take turns in one buffer: blocks of many sizes would leave holes between the partitions that stay.
+    buffer = torch.empty(max(parameter.numel() for parameter in module.parameters()), dtype=dtype, device=device)
     for path, owner in module.named_modules():
         for name, empty in list(owner.named_parameters(recurse=False)):
             if id(empty) not in made:  # tied weights are one parameter
-                device = torch.device("cuda", torch.cuda.current_device()) if ON_GPU else torch.device("cpu")
-                weight = nn.Parameter(torch.empty(empty.shape, dtype=dtype, device=device), requires_grad=empty.requires_grad)
+                weight = nn.Parameter(buffer[: empty.numel()].view(empty.shape), requires_grad=empty.requires_grad)
                 if rank == 0:
                     with torch.no_grad():
                         read(f"{path}.{name}" if path else name, weight.data)
