@@ -273,7 +273,9 @@ class LearnerConfig(Checked):
     optimizer_steps_per_batch: int = bounded(1, low=1)
     """Into how many optimizer steps the batch of one training step is split."""
     micro_batch_tokens: int = bounded(4096, low=1)
-    """Token budget (padding included) of one forward and backward pass of one rank."""
+    """Token budget (padding included) of one forward and backward pass of one rank, or of the ranks that share sequences."""
+    sequence_parallel: int = bounded(1, low=1)
+    """Ranks that share the tokens of each row, for long contexts (Ulysses); it must divide `ranks` and the model's heads."""
     activation_checkpointing: bool = False
     head_chunk_tokens: int = bounded(1024, low=1)
     """Response tokens whose logits exist at a time."""
@@ -288,6 +290,11 @@ class LearnerConfig(Checked):
         super().__post_init__()
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"learner.betas is {self.betas}; it must be two numbers >= 0 and < 1, for example [0.9, 0.95]")
+        if self.ranks % self.sequence_parallel:
+            raise ValueError(
+                f"learner.sequence_parallel is {self.sequence_parallel}, which does not divide learner.ranks={self.ranks}: raise the ranks "
+                f"to a multiple of it, or lower it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ _MOST_STRETCH = 8
 
 
 def make_batches(samples: Sequence[TrainSample], *, config: Config, n_rollouts: int) -> tuple[tuple[Batch, ...], ...]:
-    """Batches indexed [rank][optimizer step]; every rank has the same number of micro-batches in each step.
+    """Batches indexed [rank][optimizer step]; every rank has the same number of micro-batches in each step, and ranks that share
+    sequences have the same micro-batches.
 
     `n_rollouts` counts all rollouts of the batch, those that were skipped or left out too: it is the denominator of the
     rollout-mean objectives. There are `learner.optimizer_steps_per_batch` steps, fewer when fewer groups have something to
@@ -40,15 +41,17 @@ def make_batches(samples: Sequence[TrainSample], *, config: Config, n_rollouts: 
     signal = {sample.group_index for sample in samples if sample.advantage != 0}
     groups = sorted(signal)
     n_steps = min(config.learner.optimizer_steps_per_batch, len(groups))
-    ranks: list[list[Batch]] = [[] for _ in range(config.learner.ranks)]
+    together = config.learner.sequence_parallel
+    places: list[list[Batch]] = [[] for _ in range(config.learner.ranks // together)]
     for step_groups in np.array_split(np.array(groups, dtype=np.int64), n_steps) if n_steps else ():
         members = set(step_groups.tolist())
         counted = sorted((sample for sample in samples if sample.group_index in members), key=lambda sample: sample.group_index)
         trained = [sample for sample in counted if keep_zero or sample.advantage != 0]
         n_tokens = sum(int(np.count_nonzero(sample.agent_mask_T)) for sample in counted)
-        for rank, batch in enumerate(_step_batches(trained, config=config, n_rollouts=n_rollouts / n_steps, n_tokens=n_tokens)):
-            ranks[rank].append(batch)
-    return tuple(tuple(batches) for batches in ranks)
+        step = _step_batches(trained, config=config, n_places=len(places), n_rollouts=n_rollouts / n_steps, n_tokens=n_tokens)
+        for batches, batch in zip(places, step, strict=True):
+            batches.append(batch)
+    return tuple(tuple(places[rank // together]) for rank in range(config.learner.ranks))
 
 
 def token_weights(objective: ObjectiveConfig, lengths_S: np.ndarray, *, n_rollouts: float, n_tokens: int, max_tokens: int) -> np.ndarray:
@@ -104,14 +107,14 @@ _Row = list[_Document]
 """Documents laid end to end."""
 
 
-def _step_batches(trained: Sequence[TrainSample], *, config: Config, n_rollouts: float, n_tokens: int) -> list[Batch]:
-    """One batch a rank."""
+def _step_batches(trained: Sequence[TrainSample], *, config: Config, n_places: int, n_rollouts: float, n_tokens: int) -> list[Batch]:
+    """One batch a place: a rank, or the ranks that share sequences."""
     flat = _flatten(trained, config=config, n_rollouts=n_rollouts, n_tokens=n_tokens)
-    n_ranks, budget = config.learner.ranks, config.learner.micro_batch_tokens
-    micro_batches = _align(_fill(_documents(flat, budget=budget), budget=budget), budget=budget, n_ranks=n_ranks)
+    budget = config.learner.micro_batch_tokens
+    micro_batches = _align(_fill(_documents(flat, budget=budget), budget=budget), budget=budget, n_ranks=n_places)
     packed = [_pack(flat, rows) if rows else _dummy() for rows in micro_batches]
     n_trained = int(np.count_nonzero(flat.agent_F))
-    return [Batch(micro_batches=tuple(packed[rank::n_ranks]), n_tokens=n_trained, n_samples=len(trained)) for rank in range(n_ranks)]
+    return [Batch(micro_batches=tuple(packed[place::n_places]), n_tokens=n_trained, n_samples=len(trained)) for place in range(n_places)]
 
 
 def _flatten(trained: Sequence[TrainSample], *, config: Config, n_rollouts: float, n_tokens: int) -> _Flat:

@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rl.model_shapes import weight_files
+
 SHARD_BYTES = 4 << 30
 _TOKENIZER_FILES = ("tokenizer", "special_tokens", "generation_config", "chat_template")
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -49,14 +51,6 @@ class WeightFiles:
                     f"for {list(tensor.shape)})"
                 )
             tensor.copy_(saved)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """What the index names, or all safetensors files of the folder."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -26,6 +26,7 @@ from rl.model import DTYPES, empty_model, load_model
 from rl.policy import Policy
 from rl.rank_state import Layout, read_state, write_state
 from rl.records import Batch, MicroBatch, StepStats, WeightBucket
+from rl.sequence_parallel import SequenceParallel
 from rl.step_stats import StepTotals
 from rl.weight_sender import WeightSender
 from rl.weight_sync import Piece
@@ -82,6 +83,9 @@ class Learner:
         self._dtype = DTYPES[config.model.dtype]
         self._stage = zero.effective_stage(config.learner, self._dtype)
         zero.join(rank=rank, world_size=world_size, init_method=init_method)
+        together = config.learner.sequence_parallel
+        self._sequence = SequenceParallel(together) if together > 1 else None
+        self._counts = self._sequence is None or self._sequence.rank == 0  # else a neighbour reports the same micro-batches
         self._engine = self._make_engine(stage=self._stage, train=True)
         self._device: torch.device = self._engine.device
         self._policy: Policy = self._engine.module
@@ -191,7 +195,8 @@ class Learner:
         self._require_finite(output.loss, micro_batch)
         # The weights carry the global denominator already: undo DeepSpeed's mean over ranks.
         self._engine.backward(output.loss * self._world_size)
-        totals.add(micro_batch, loss=output.loss, logprobs_N=logprobs_N, entropies_N=entropies_N, clipped_N=output.clipped_N)
+        if self._counts:
+            totals.add(micro_batch, loss=output.loss, logprobs_N=logprobs_N, entropies_N=entropies_N, clipped_N=output.clipped_N)
 
     def _require_finite(self, loss: Tensor, micro_batch: MicroBatch) -> None:
         """Raise on all ranks when the loss of any rank is not finite."""
@@ -205,10 +210,10 @@ class Learner:
             raise NonFiniteLoss("the loss", self._steps_done, self._gather_ids(micro_batch.rollout_ids if bad.item() else ()))
 
     def _gather_ids(self, rollout_ids: Sequence[str]) -> tuple[str, ...]:
-        """Rollout ids of all ranks, in rank order."""
+        """Rollout ids of all ranks, in rank order, each once."""
         ids: list[Sequence[str]] = [()] * self._world_size
         distributed.all_gather_object(ids, tuple(rollout_ids))
-        return tuple(rollout_id for own in ids for rollout_id in own)
+        return tuple(dict.fromkeys(rollout_id for own in ids for rollout_id in own))
 
     def _apply(self, batch: Batch, rate: float) -> float:
         """Clip the accumulated gradient and apply it; returns its norm before clipping."""
@@ -308,7 +313,7 @@ class Learner:
         config, learner = self._config.model, self._config.learner
         whole = stage != 3
         model = (load_model if whole else empty_model)(self._model_path, dtype=config.dtype).requires_grad_(train)
-        policy = Policy(model, chunk=learner.head_chunk_tokens, checkpointing=learner.activation_checkpointing)
+        policy = Policy(model, chunk=learner.head_chunk_tokens, checkpointing=learner.activation_checkpointing, sequence=self._sequence)
         if not whole:
             files = WeightFiles(self._model_path)
             zero.partition(policy, lambda name, tensor: files.fill(Policy.hf_name(name), tensor), learner=learner, dtype=self._dtype)

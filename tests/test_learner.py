@@ -21,6 +21,7 @@ from configs.schema import Config, LearnerConfig, ModelConfig, ObjectiveConfig, 
 from rl import zero
 from rl.batch import make_batches
 from rl.hf_files import WeightFiles, finish_shards, make_shards, plan_shards
+from rl.host_memory import keep_freed_memory
 from rl.learner import Learner, NonFiniteLoss, learning_rate
 from rl.loss import LossInputs, make_objective
 from rl.model import empty_model
@@ -216,6 +217,10 @@ def _two_ranks(rank: int, folder: Path) -> None:
         for seed in (0, 1):
             learner.train_step(rank_batches(config, seed)[rank])
         seen["cwm"] = _snapshot(learner)
+    shared = make_config(ranks=2, sequence_parallel=2, activation_checkpointing=True, objective=ObjectiveConfig(name="gspo"))
+    with _joined(shared, folder / "cwm" / "model", rank) as (learner, config):
+        seen["shared stats"] = [learner.train_step(rank_batches(config, seed)[rank]) for seed in (0, 1)]
+        seen["shared"] = _snapshot(learner)
     for stage in (1, 2):
         with _joined(make_config(ranks=2, zero_stage=stage), llama, rank) as (learner, config):
             for seed in (0, 1):
@@ -233,6 +238,7 @@ def _two_ranks(rank: int, folder: Path) -> None:
 
 def _peak_of_loading(rank: int, model: Path) -> int:
     """Bytes by which this rank's peak memory grows while the weights are loaded and partitioned."""
+    keep_freed_memory()
     zero.join(rank=rank, world_size=2, init_method=f"file://{model.parent / 'meet-large'}")
     policy = Policy(empty_model(model, dtype="bfloat16"), chunk=1)
     files = WeightFiles(model)
@@ -281,8 +287,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _write_large(folder: Path) -> None:
-    """A bfloat16 checkpoint of 214 MB in several shards."""
-    sizes = dict(vocab_size=4096, hidden_size=1024, intermediate_size=3072, num_hidden_layers=8, head_dim=64)
+    """A bfloat16 checkpoint of 306 MB in several shards."""
+    sizes = dict(vocab_size=4096, hidden_size=1024, intermediate_size=3072, num_hidden_layers=12, head_dim=64)
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=16, num_key_value_heads=4)).to(torch.bfloat16)
     model.config.save_pretrained(folder)
@@ -315,6 +321,24 @@ def test_two_ranks_agree_on_scalars_and_keep_their_own_samples(pair: Path) -> No
         assert a.n_tokens == sum(len(sample.logprobs_T) for stats in (a, b) for sample in stats.samples)
 
 
+def test_two_ranks_that_share_sequences_take_the_steps_of_one(pair: Path) -> None:
+    """The loss, its gradient and so the weights: within 2e-5 in float32, where sums are cut in other places."""
+    model = pair / "cwm" / "model"
+    config = make_config(objective=ObjectiveConfig(name="gspo"))
+    with opened(config, model) as learner:
+        alone = [learner.train_step(rank_batches(config, seed)[0]) for seed in (0, 1)]
+        weights = received(model, _snapshot(learner))
+    assert_close(_weights(pair, "shared", "cwm"), weights)
+    for seen in _seen(pair):
+        for stats, expected in zip(seen["shared stats"], alone, strict=True):
+            for name in ("loss", "grad_norm", "entropy", "kl"):
+                assert getattr(stats, name) == pytest.approx(getattr(expected, name), rel=1e-4, abs=1e-7), name
+            assert stats.n_tokens == expected.n_tokens
+    first, second = (seen["shared stats"][0].samples for seen in _seen(pair))
+    assert second == (), "each sample is told of once"
+    assert {sample.rollout_id for sample in first} == {sample.rollout_id for sample in alone[0].samples}
+
+
 def test_two_ranks_resume_bit_for_bit(pair: Path) -> None:
     assert_same(_weights(pair, "resumed"), _weights(pair, "four steps"))
 
@@ -332,9 +356,9 @@ def test_two_ranks_write_the_bits_that_they_have_loaded(pair: Path) -> None:
 
 def test_no_rank_holds_the_whole_model_while_it_is_loaded(pair: Path) -> None:
     whole = sum(path.stat().st_size for path in (pair / "large").glob("*.safetensors"))
-    assert whole > 200e6
+    assert whole > 300e6
     for seen in _seen(pair):
-        assert whole / 2 <= seen["peak"] < 0.7 * whole
+        assert whole / 2 <= seen["peak"] < 0.6 * whole
 
 
 def test_fifty_deltas_of_two_ranks_are_the_bits_of_their_weights(pair: Path) -> None:

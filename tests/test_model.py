@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from environments.records import Message
-from rl.model import build_tiny_cwm, load_model, resolve_model, save_model, vocabulary_size
+from rl.model import build_tiny_cwm, empty_model, load_model, resolve_model, save_model, vocabulary_size
+from rl.model_folder import check_model
+from rl.model_shapes import expected_shapes
 from rl.prompt import load_tokenizer
 from rl.tokenizer import CHARACTERS, WORDS, build_tiny_tokenizer
 
@@ -116,6 +118,43 @@ def test_missing_and_damaged_weights_are_named(tmp_path: Path, checkpoint: Path)
     (Path(folder) / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(ValueError, match="weights cannot be loaded"):
         load_model(folder, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_key_value_heads": 1}, r"layers\.0\.self_attn\.k_proj\.weight has shape \[\d+, \d+\], config\.json asks for \[\d+, \d+\]"),
+        ({"num_hidden_layers": 5}, r"the weights lack model\.layers\.4\.self_attn\.q_proj\.weight"),
+        ({"vocab_size": 7}, r"model\.embed_tokens\.weight has shape"),
+        ({"hidden_size": None}, r"config\.json lacks"),
+    ],
+)
+def test_weights_of_another_model_are_named_before_they_are_read(
+    change: dict[str, int | None], named: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = json.loads((checkpoint / "config.json").read_text())
+    folder = Path(
+        _broken(tmp_path, config__json=json.dumps({key: value for key, value in (settings | change).items() if value is not None}))
+    )
+    (folder / "model.safetensors").symlink_to(checkpoint / "model.safetensors")
+    with pytest.raises(ValueError, match=named):
+        resolve_model(str(folder))
+
+
+def test_heads_that_ranks_cannot_share_are_named(checkpoint: Path) -> None:
+    heads = load_model(checkpoint, dtype="float32").config.num_attention_heads
+    with pytest.raises(ValueError, match=rf"learner\.sequence_parallel is 3, .* num_attention_heads={heads}"):
+        check_model(str(checkpoint), sequence_parallel=3)
+    check_model(str(checkpoint), sequence_parallel=1)
+
+
+def test_an_empty_model_has_shapes_and_frequencies_but_no_weights(checkpoint: Path) -> None:
+    empty, real = empty_model(checkpoint, dtype="bfloat16"), load_model(checkpoint, dtype="bfloat16")
+    assert all(parameter.is_meta and parameter.dtype == torch.bfloat16 for parameter in empty.parameters())
+    assert {name: p.shape for name, p in empty.named_parameters()} == {name: p.shape for name, p in real.named_parameters()}
+    assert {name: p.shape for name, p in real.named_parameters()} == expected_shapes(real.config.to_dict())
+    buffers = dict(real.named_buffers())
+    assert all(torch.equal(buffer, buffers[name]) and buffer.dtype == torch.float32 for name, buffer in empty.named_buffers())
 
 
 def test_unknown_package_and_missing_gguf_list_what_there_is(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Which tensors a checkpoint folder must have, from its config.json, against those it has, from its files' headers: no weights are read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """What the folder's index names, or all its safetensors files."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"model.path {folder}: {index.name} is not an index of weights ({error})") from error
+
+
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Tensors of a Llama or CWM by the contents of its config.json. Raises KeyError for a size that it lacks."""
+    hidden, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    size = config.get("head_dim") or hidden // heads
+    kv_heads = config.get("num_key_value_heads") or heads
+    inside = {
+        "self_attn.q_proj": (heads * size, hidden),
+        "self_attn.k_proj": (kv_heads * size, hidden),
+        "self_attn.v_proj": (kv_heads * size, hidden),
+        "self_attn.o_proj": (hidden, heads * size),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    for layer in range(config["num_hidden_layers"]):
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in inside.items()}
+    if not config.get("tie_word_embeddings", False):
+        shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
+    return shapes
+
+
+def check_shapes(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ValueError that names the first tensor which is missing, or has another shape than `config`, the folder's, asks for."""
+    try:
+        expected = expected_shapes(config)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"model.path {folder}: config.json lacks {error}") from error
+    found: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"model.path {folder}: the weights cannot be loaded ({path.name}: {error})") from error
+    for name, shape in expected.items():
+        if name not in found:
+            raise ValueError(f"model.path {folder}: the weights lack {name}: they are of another architecture than config.json")
+        if found[name] != shape:
+            raise ValueError(
+                f"model.path {folder}: {name} has shape {list(found[name])}, config.json asks for {list(shape)}: they are another "
+                "model's weights"
+            )
