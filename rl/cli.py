@@ -173,13 +173,14 @@ def _dry_run(config: "Config", *, as_json: bool) -> int:
     from rl.preflight import checked_run
 
     plan = make_plan(config)
-    checked_run(config)
     if as_json:
+        checked_run(config)
         print(json.dumps({"config": resolved(config), "plan": plan.to_json()}))
         return 0
     print(dump_config(config), end="")
     print("\n# plan")
-    print("\n".join(f"# {line}" for line in plan.lines()))
+    print("\n".join(f"# {line}" for line in plan.lines()), flush=True)
+    checked_run(config)  # last: settings and plan are of use before the data and the model are there
     return 0
 
 

@@ -9,7 +9,7 @@ import yaml
 from configs.load import dump_config, load_config
 from rl.cli import main
 from rl.log.runs import prepare_run
-from tests.ring import make_tiny_model, write_config
+from tests.ring import ROOT, make_tiny_model, write_config
 
 Change = dict[str, dict[str, object]]
 BREAKERS = "tests.data.rule_breakers"
@@ -110,6 +110,16 @@ def test_a_missing_model_is_named(model: Path, tmp_path: Path, capsys: pytest.Ca
     line = refused(capsys, write_config(tmp_path, model=model), "model.path=no/such/model")
     assert "no/such/model" in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_everything_that_is_missing_is_named_behind_settings_and_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(ROOT / "configs" / "cwm_32b.yaml"), "--dry-run"]) == 2
+    printed = capsys.readouterr()
+    assert "context_length: 131072" in printed.out and "# learner    64 ranks" in printed.out
+    (line,) = printed.err.splitlines()
+    assert line.startswith("rl train: missing: ") and line.count("missing") == 1
+    for key in ("model.path models/cwm", "tasks.swe.path", "tasks.competitive.path", "tasks.math.path"):
+        assert key in line
 
 
 def test_a_context_without_room_for_a_reply_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

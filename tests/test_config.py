@@ -235,3 +235,21 @@ def test_shipped_configurations_load(path: Path, write: Write) -> None:
 
 def test_quickstart_is_shipped() -> None:
     assert "quickstart" in [path.stem for path in SHIPPED]
+
+
+def test_ranks_that_share_sequences_must_divide_the_ranks() -> None:
+    with pytest.raises(ValueError, match=r"learner\.sequence_parallel is 2, which does not divide learner\.ranks=3"):
+        LearnerConfig(ranks=3, sequence_parallel=2)
+
+
+@pytest.mark.parametrize(("name", "ranks", "replicas"), [("cwm_32b", 64, 192), ("cwm_32b_small", 8, 8)])
+def test_the_configurations_of_the_32b_model_are_whole(name: str, ranks: int, replicas: int) -> None:
+    config = load_config([Path(__file__).parent.parent / "configs" / f"{name}.yaml"])
+    assert (config.run.name, config.learner.ranks, config.generator.replicas) == (name, ranks, replicas)
+    published = (
+        *(config.model.context_length, config.model.max_prompt_tokens, config.sampling.max_tokens, config.rollout.max_turns),
+        *(config.objective.clip_low, config.objective.clip_high, config.objective.length_norm, config.objective.kl_coef),
+        *(task.weight for task in config.tasks.values()),
+    )
+    assert published == (131072, 8192, 65536, 128, 0.2, 0.25, 131072, 0.0, 40, 40, 20)
+    assert config.learner.micro_batch_tokens >= config.model.context_length, "a rollout of the whole context fits a micro-batch"
