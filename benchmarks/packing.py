@@ -2,7 +2,7 @@
 
     python -m benchmarks.packing [--rounds 3] [--threads 1]
 
-A Llama of SmolLM2-135M's sizes with random weights, bfloat16, on samples of four shapes; two of them are short enough to be run. Both ways
+A Llama of SmolLM2-135M's sizes with random weights, bfloat16, on samples of four shapes; the first is small enough to be run. Both ways
 score the same tokens, and sides take turns. Prints one JSON line.
 """
 
@@ -31,7 +31,7 @@ SHAPES: dict[str, tuple[int, Draw, Draw, int, int]] = {
     "131k contexts": (64, lambda r: r.integers(500, 8000), lambda r: min(122_000, r.lognormal(np.log(8000), 1.1)), 8, 131_072),
 }
 """Prompts of 8 samples; tokens of a prompt and of an answer; data-parallel ranks; micro-batch tokens."""
-TIMED = ("short answers", "one-line repairs")
+TIMED = ("short answers",)
 
 
 def main() -> None:

@@ -125,6 +125,7 @@ NOT_RUN = {
     "rl eval configs/cruxeval.yaml --model models/my-model tasks.output_direct.path=data/cruxeval.jsonl --all --samples 10": (
         "tests/test_cruxeval.py evaluates known policies with it"
     ),
+    "rl train configs/cwm_32b.yaml --dry-run": "needs the model and its data; tests/test_bad_input.py reads what it says without them",
     "rl view": "serves until it is stopped; tests/test_view.py starts it",
     "rl view quickstart": "the same",
     "rl view --dir /shared/runs --port 9000": "the same",

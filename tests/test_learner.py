@@ -278,7 +278,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=200)
+        process.join(timeout=250)
     for process in processes:
         if process.is_alive():
             process.kill()
