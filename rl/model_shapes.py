@@ -43,19 +43,26 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def found_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of all tensors in a folder's files. Raises ValueError that names a file whose header cannot be read."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = file.keys()
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"model.path {folder}: the weights cannot be loaded ({path.name}: {error})") from error
+    return found
+
+
 def check_shapes(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise ValueError that names the first tensor which is missing, or has another shape than `config`, the folder's, asks for."""
     try:
         expected = expected_shapes(config)
     except (KeyError, TypeError) as error:
         raise ValueError(f"model.path {folder}: config.json lacks {error}") from error
-    found: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"model.path {folder}: the weights cannot be loaded ({path.name}: {error})") from error
+    found = found_shapes(folder)
     for name, shape in expected.items():
         if name not in found:
             raise ValueError(f"model.path {folder}: the weights lack {name}: they are of another architecture than config.json")

@@ -20,13 +20,13 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if ON_GPU else "cpu")  # deepspee
 
 import deepspeed  # noqa: E402
 
-_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 _NO_CLIP = 1e30
 """Stands for "no clipping": DeepSpeed checks the gradient norm for infinities and NaN only when it clips."""
 
 
-def join(*, rank: int, world_size: int, init_method: str) -> None:
-    """Meet the other ranks."""
+def join(*, rank: int, world_size: int, init_method: str, timeout: timedelta = COLLECTIVE_TIMEOUT) -> None:
+    """Meet the other ranks. `timeout`: of each collective."""
     _quiet()
     # The shared-memory operator serves inference only; without this it is compiled (or loaded) at every start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -35,7 +35,7 @@ def join(*, rank: int, world_size: int, init_method: str) -> None:
         dist_backend="nccl" if ON_GPU else "gloo",
         auto_mpi_discovery=False,
         verbose=False,
-        timeout=_COLLECTIVE_TIMEOUT,
+        timeout=timeout,
         init_method=init_method,
         dist_init_required=True,
         rank=rank,
