@@ -125,7 +125,7 @@ class PieceWriter:
         if self._open is None or self._open[0] != shard:
             self.close()
             self._open = (shard, os.open(self._folder / (shard + _PARTIAL), os.O_WRONLY))
-        data = memoryview(values.detach().cpu().view(torch.uint8).numpy())
+        data = values.detach().cpu().view(torch.uint8).numpy().data
         position = offset + start * values.element_size()
         try:
             while data:
