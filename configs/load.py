@@ -18,7 +18,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
-from configs.schema import Checked, Config, resolved
+from configs.checked import Checked
+from configs.schema import Config, resolved
 
 T = TypeVar("T", bound=Checked)
 

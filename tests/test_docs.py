@@ -22,8 +22,9 @@ import pytest
 import yaml
 from omegaconf import MISSING
 
+from configs.checked import Checked
 from configs.load import load_config
-from configs.schema import Checked, Config, ObjectiveConfig
+from configs.schema import Config, ObjectiveConfig
 from environments.lookup import load_dotted
 from environments.records import Episode, Message, Problem, StopReason, Task
 from environments.registry import ENVIRONMENT_GROUP, SOURCE_GROUP, load_plugins

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from configs.schema import bounded
+from configs.checked import bounded
 from environments.code_tests.read import JUDGING_FIELDS, TEST_ENVS, parsed_tests, read_tests
 from environments.code_tests.records import Judging
 from environments.records import Json

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from configs.schema import TaskConfig, bounded
+from configs.checked import bounded
+from configs.schema import TaskConfig
 from environments.lookup import unknown
 from environments.records import Json, Problem
 from environments.sources.base import random_stream

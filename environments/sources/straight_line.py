@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.schema import bounded
+from configs.checked import bounded
 
 VARIABLES = "abcdefghjklm"
 """Names in order of use; `i` is the loop counter."""

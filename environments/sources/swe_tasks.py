@@ -4,7 +4,8 @@ import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from configs.schema import TaskConfig, bounded
+from configs.checked import bounded
+from configs.schema import TaskConfig
 from environments.records import Json, Message, Problem, Task
 from environments.sources.options import read_options
 from environments.sources.rows import HIDDEN_FIELDS, PromptTemplate

@@ -9,7 +9,8 @@ from functools import lru_cache
 from itertools import islice, product
 from pathlib import Path
 
-from configs.schema import TaskConfig, bounded
+from configs.checked import bounded
+from configs.schema import TaskConfig
 from environments.records import Problem
 from environments.sandbox.make import make_sandbox
 from environments.sources.base import ProblemSource, random_stream

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from configs.schema import bounded
+from configs.checked import bounded
 from environments.lookup import unknown
 from environments.traces.difficulty import measure
 from environments.traces.generated_text import TYPES, ProgramText, Shape, Writer

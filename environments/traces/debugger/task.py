@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from configs.schema import bounded
+from configs.checked import bounded
 from environments.lookup import unknown
 from environments.records import Json, Task
 from environments.traces.debugger.machine import FORWARD, WITH_LINE, ActionKind, Machine
