@@ -21,24 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from environments.records import StopReason
 from rl.engines.decoder import PREFILL_TOKENS, Decoder, Shape
 from rl.engines.kv import PromptKV
+from rl.engines.request import FinishedSample, check_request, end_reason, token_limit
 from rl.engines.sampler import RowSampling, Sampler, UniformStreams
 from rl.records import Completion, GenerateRequest
 
 PADDING_LIMIT = 1.5
 """Prompts are prefilled together while padding them costs at most this many times their own tokens."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class FinishedSample:
-    """One finished sample of a request."""
-
-    key: str
-    index: int
-    """Position in the request's seeds."""
-    completion: Completion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +125,8 @@ class TorchEngine:
 
         Raises ValueError when the request cannot be served as it is.
         """
-        self._check(request)
+        in_use = {*self._keys, *(queued.request.key for queued in self._queue)}
+        check_request(request, in_use=in_use, vocab=self._decoder.shape.vocab, context_length=self._context_length)
         self._queue.append(_Queued(request=request))
 
     def cancel(self, key: str) -> None:
@@ -167,30 +158,6 @@ class TorchEngine:
     def stats(self) -> EngineStats:
         """Totals so far."""
         return self._stats
-
-    def _check(self, request: GenerateRequest) -> None:
-        key, sampling = request.key, request.sampling
-        prompt_P = request.prompt_ids_P
-        if key in self._keys or any(queued.request.key == key for queued in self._queue):
-            raise ValueError(f"request key {key!r} is in use; cancel that request or choose another key")
-        if not 1 <= len(prompt_P) < self._context_length:
-            raise ValueError(
-                f"request {key!r}: prompt_ids_P holds {len(prompt_P)} tokens; with context_length {self._context_length} it must hold "
-                f"1 to {self._context_length - 1}: drop longer prompts or raise model.context_length"
-            )
-        if prompt_P.min() < 0 or prompt_P.max() >= self._decoder.shape.vocab:
-            raise ValueError(f"request {key!r}: prompt_ids_P holds ids outside 0..{self._decoder.shape.vocab - 1}: check the tokenizer")
-        if not request.seeds:
-            raise ValueError(f"request {key!r}: seeds is empty; give one seed a sample")
-        for name, valid in (
-            ("max_tokens", sampling.max_tokens >= 1),
-            ("temperature", sampling.temperature >= 0),
-            ("top_p", 0 < sampling.top_p <= 1),
-            ("top_k", sampling.top_k >= 0),
-        ):
-            if not valid:
-                wanted = "max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, top_k >= 0"
-                raise ValueError(f"request {key!r}: sampling.{name} is {getattr(sampling, name)}; use {wanted}")
 
     def _admit(self) -> list[FinishedSample]:
         """Prefill the next prompts in the queue, start as many of their samples as fit, and draw those samples' first tokens."""
@@ -237,7 +204,7 @@ class TorchEngine:
         self._streams.seeds_B[rows] = [seed % 2**64 for seed in request.seeds[indices.start : indices.stop]]
         self._prompt_length_R[rows], self._count_R[rows] = length, 0
         self._max_tokens_R[rows] = sampling.max_tokens
-        self._limit_R[rows] = min(sampling.max_tokens, self._context_length - length)
+        self._limit_R[rows] = token_limit(request, context_length=self._context_length)
         self._temperature_R[rows], self._top_p_R[rows], self._top_k_R[rows] = sampling.temperature, sampling.top_p, sampling.top_k
         stops = sampling.stop_token_ids
         self._stops_RS = _widened(self._stops_RS, len(stops), fill=-1)
@@ -283,15 +250,11 @@ class TorchEngine:
 
     def _finish(self, row: int, stopped: bool) -> FinishedSample:
         count = int(self._count_R[row])
-        if stopped:
-            reason = StopReason.STOP_TOKEN
-        else:
-            reason = StopReason.MAX_TOKENS if count == self._max_tokens_R[row] else StopReason.CONTEXT_FULL
         completion = Completion(
             token_ids_T=self._tokens_RT[row, :count].copy(),
             logprobs_T=self._logprobs_RT[row, :count].copy(),
             versions_T=self._versions_RT[row, :count].copy(),
-            stop_reason=reason,
+            stop_reason=end_reason(stopped=stopped, count=count, max_tokens=int(self._max_tokens_R[row])),
         )
         return FinishedSample(key=self._keys[row], index=int(self._index_R[row]), completion=completion)
 
