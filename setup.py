@@ -71,5 +71,8 @@ setup(
         "export": EXPORT,
         "trackers": ["tensorboard>=2.21,<3", "wandb>=0.22,<1"],
     },
-    entry_points={"console_scripts": ["rl = rl.cli:main"]},
+    entry_points={
+        "console_scripts": ["rl = rl.cli:main"],
+        "vllm.general_plugins": ["codeworld-rl = rl.engines.vllm_weights:register"],
+    },
 )

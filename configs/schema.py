@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from omegaconf import MISSING
 
 from configs.checked import Checked, bounded
+from configs.vllm import VllmConfig
 
 Json = Any
 
@@ -140,8 +141,8 @@ class GeneratorConfig(Checked):
     """Inference engines."""
 
     section: ClassVar[str] = "generator"
-    engine: Literal["torch", "scripted"] = "torch"
-    """scripted: no model answers, but a file of actions (`script`)."""
+    engine: Literal["torch", "vllm", "scripted"] = "torch"
+    """vllm: with the options of the section `vllm`. scripted: no model answers, but a file of actions (`script`)."""
     script: str | None = None
     """scripted: JSON file with the actions of each task, as `rl swe script` writes it."""
     replicas: int = bounded(1, low=1)
@@ -376,6 +377,7 @@ class Config(Checked):
     """Task sources by name; mixed by weight."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

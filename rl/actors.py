@@ -136,14 +136,20 @@ def _make_generator(context: ActorContext) -> "Generator":
         script = read_script(config.generator.script or "")
         scripted = ScriptedEngine(script, tokenizer=load_tokenizer(context.model_path), context_length=context_length)
         return Generator(scripted, lockstep=lockstep, receiver=DiscardedWeights())
+    from rl.generator import Generator
+
+    dtype, slots = config.generator.dtype or config.model.dtype, config.generator.slots
+    if config.generator.engine == "vllm":
+        from rl.engines.vllm_engine import VllmEngine
+
+        engine = VllmEngine(context.model_path, dtype=dtype, slots=slots, context_length=context_length, settings=config.vllm)
+        return Generator(engine, lockstep=lockstep)
     import torch
 
     from rl.engines.torch_engine import TorchEngine
-    from rl.generator import Generator
 
-    dtype = getattr(torch, config.generator.dtype or config.model.dtype)
-    engine = TorchEngine(context.model_path, dtype=dtype, slots=config.generator.slots, context_length=context_length)
-    return Generator(engine, lockstep=lockstep)
+    embedded = TorchEngine(context.model_path, dtype=getattr(torch, dtype), slots=slots, context_length=context_length)
+    return Generator(embedded, lockstep=lockstep)
 
 
 class RolloutActor:

@@ -18,7 +18,7 @@ from rl.log.runs import RunPaths, prepare_run
 from rl.model import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import make_plan
-from rl.preflight import check_replies, checked_tasks, left_out, left_out_lines
+from rl.preflight import check_policy, checked_tasks, left_out, left_out_lines
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.sampling import make_sampling
@@ -81,7 +81,7 @@ def evaluate_command(
         )
     path = resolve_model(str(model_path) if model_path else config.model.path, gguf_file=None if model_path else config.model.gguf_file)
     tokenizer = load_tokenizer(path)
-    check_replies(config, tokenizer)
+    check_policy(config, path, tokenizer)
     sampling = make_sampling(config, tokenizer)
 
     async def run(folder: Path) -> SeededReport:

@@ -45,7 +45,7 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
             f"model.path {folder}: no config.json (found: {present}); give a Hugging Face checkpoint folder, or set model.gguf_file"
         )
     try:
-        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+        config = read_settings(folder)
         model_type = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"model.path {folder}: config.json is not a JSON object ({error})") from error
@@ -55,6 +55,22 @@ def check_folder(folder: Path) -> Mapping[str, Any]:
         raise ValueError(f"model.path {folder}: no *.safetensors weights in it; convert the checkpoint to safetensors")
     check_shapes(folder, config)
     return config
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What `config.json` says."""
+    settings: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return settings
+
+
+def check_vocabulary(folder: Path, *, largest_id: int) -> None:
+    """Raise ValueError when the model's embedding has no row for an id of the tokenizer, `largest_id` at most."""
+    rows = read_settings(folder)["vocab_size"]
+    if largest_id >= rows:
+        raise ValueError(
+            f"model.path {folder}: its tokenizer has ids up to {largest_id}, and its embedding {rows} rows: generators and learner would "
+            "not mean the same tokens; put the tokenizer there that the model was trained with"
+        )
 
 
 def check_heads(heads: int, kv_heads: int, *, sequence_parallel: int) -> None:

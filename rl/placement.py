@@ -24,6 +24,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from rl.actors import ActorContext, GeneratorActor, LearnerActor, RolloutActor
+from rl.engines.vllm_environment import runtime_environment
 from rl.errors import PartDied
 from rl.plan import Plan, containers_at_once, uses_containers
 from rl.records import Batch, Completion, GenerateRequest, Publication, StepStats
@@ -387,7 +388,7 @@ async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool
         num_cpus=plan.generator_threads,
         max_restarts=_RESTARTS,
         max_concurrency=1000,
-        runtime_env={"env_vars": _threads_environment(plan.generator_threads)},
+        runtime_env=runtime_environment(config, variables=_threads_environment(plan.generator_threads)),
     )
     generators = tuple(generator_class.remote(context, plan.generator_threads) for _ in range(plan.replicas))
     learners: tuple[Any, ...] = ()

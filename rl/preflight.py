@@ -14,8 +14,9 @@ from environments.sources.mixture import Mixture
 from environments.sources.swe_tasks import SweSource
 from environments.sources.traces import TraceFileSource
 from rl.corpus import read_corpus
+from rl.engines.vllm_environment import check_vllm
 from rl.graders import check_problems, check_rewards
-from rl.model_folder import PACKAGE_PREFIX, check_model
+from rl.model_folder import PACKAGE_PREFIX, check_model, check_vocabulary, read_settings
 from rl.plan import uses_containers
 from rl.prompt import ChatTokenizer, load_tokenizer
 from rl.scripted import check_script, encode_script, read_script
@@ -31,7 +32,7 @@ def checked_run(config: Config) -> Mixture:
     model = config.model
     check_model(model.path, gguf_file=model.gguf_file, sequence_parallel=config.learner.sequence_parallel)
     if (Path(config.model.path) / "tokenizer.json").is_file():  # else it is known once the model has been converted
-        check_replies(config, load_tokenizer(config.model.path))
+        check_policy(config, Path(config.model.path), load_tokenizer(config.model.path))
     return mixture
 
 
@@ -54,6 +55,8 @@ def checked_tasks(config: Config) -> Mixture:
     use_containers(config.containers)
     check_rewards(config.tasks)
     check_problems(config.tasks, mixture)
+    if config.generator.engine == "vllm":
+        check_vllm(config)
     if config.generator.engine == "scripted":
         check_script(config.generator.script or "", mixture)
     if uses_containers(config):
@@ -94,7 +97,19 @@ async def check_images(mixture: Mixture) -> None:
         await containers.close()
 
 
-def check_replies(config: Config, tokenizer: ChatTokenizer) -> None:
-    """See that the model's tokenizer can represent what a scripted generator says. Raises ValueError that names the task."""
+def check_policy(config: Config, folder: Path, tokenizer: ChatTokenizer) -> None:
+    """See that generators and learner agree about the model's tokens, and that the engine can serve it.
+
+    Raises ValueError that names what does not fit, for a scripted generator the task whose replies the tokenizer cannot represent.
+    """
+    check_vocabulary(folder, largest_id=tokenizer.largest_id)
+    if config.generator.engine == "vllm":
+        length = config.model.context_length
+        positions = read_settings(folder).get("max_position_embeddings", length)
+        if length > positions:
+            raise ValueError(
+                f"model.context_length is {length}, and the model in {folder} has {positions} positions, more than which vLLM does not "
+                f"serve: set model.context_length={positions}"
+            )
     if config.generator.engine == "scripted":
         encode_script(read_script(config.generator.script or ""), tokenizer=tokenizer)

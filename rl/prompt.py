@@ -55,6 +55,11 @@ class ChatTokenizer:
         """Number of ids, special tokens included."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def largest_id(self) -> int:
+        """Largest id that text or the template may become, or that ends a completion."""
+        return max(*self._backend.get_vocab(with_added_tokens=True).values(), *self.stop_ids)
+
     def token_id(self, text: str) -> int:
         """Id of one token by its text; ValueError when there is no such token."""
         found = self._backend.token_to_id(text)

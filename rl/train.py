@@ -21,7 +21,7 @@ from rl.model import resolve_model
 from rl.observer import RunObserver
 from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
 from rl.plan import Plan, make_plan
-from rl.preflight import checked_run, left_out, left_out_lines
+from rl.preflight import check_policy, checked_run, left_out, left_out_lines
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.records import Sampling, TokenExample
@@ -43,6 +43,7 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
     mixture = checked_run(config)
     model_path = resolve_model(config.model.path, gguf_file=config.model.gguf_file)
     tokenizer = load_tokenizer(model_path)
+    check_policy(config, model_path, tokenizer)
     sampling = make_sampling(config, tokenizer)
     run = RunPaths(root=Path(config.run.dir) / config.run.name)
     if resume:

@@ -15,14 +15,14 @@ ROOT = Path(__file__).parent.parent
 DEADLINE = 240.0
 
 
-def make_tiny_model(folder: Path) -> Path:
+def make_tiny_model(folder: Path, **sizes: int) -> Path:
     """An untrained CWM of about 0.1 M parameters with the tiny tokenizer."""
     from rl.model import build_tiny_cwm, save_model
     from rl.tokenizer import save_tiny_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = save_tiny_tokenizer(folder)
-    save_model(build_tiny_cwm(tokenizer, seed=0, hidden=48, layers=2, heads=3, kv_heads=1), tokenizer, folder)
+    save_model(build_tiny_cwm(tokenizer, seed=0, **{"hidden": 48, "layers": 2, "heads": 3, "kv_heads": 1, **sizes}), tokenizer, folder)
     return folder
 
 

@@ -26,7 +26,7 @@ OWNERS = {
     "tensorboard": "rl/trackers.py",
     "perfetto": "rl/export/perfetto.py",
     "docker": "environments/containers/engine.py",
-    "vllm": "",
+    "vllm": "rl/engines/vllm_engine.py rl/engines/vllm_weights.py",
 }
 """Library: the files that may import it, separated by spaces."""
 LARGEST_FILE = 450
