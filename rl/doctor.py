@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.vllm import VllmConfig
 from environments.containers.base import EngineUnavailable
 from environments.sandbox.base import Guard, SandboxError, SandboxUnavailable
 from environments.sandbox.make import make_sandbox
 from environments.traces.native import native_library
+from rl.engines.vllm_environment import check_vllm, interpreter
 from rl.plan import available_cores
 from rl.swe.engine import EngineFacts, describe_engine
 
@@ -73,6 +75,7 @@ def check_machine(*, root: Path = Path(".")) -> list[Item]:
         check_tracer(),
         *check_sandbox(),
         check_docker(),
+        check_vllm_engine(VllmConfig()),
         *check_room(root),
     ]
 
@@ -194,6 +197,15 @@ def check_docker(look: Callable[[], EngineFacts] = describe_engine) -> Item:
     fixes = [] if facts.seccomp else ["use a kernel and an engine with seccomp: containers get no system-call filter here"]
     fixes += [f"the engine lacks {', '.join(facts.missing_limits)}: enable these control groups" for _ in facts.missing_limits[:1]]
     return Item(name="docker", state="off" if fixes else "on", required=False, found=found, fix="; ".join(fixes))
+
+
+def check_vllm_engine(settings: VllmConfig) -> Item:
+    """The environment of `generator.engine=vllm`; the torch engine needs none."""
+    try:
+        found = f"{check_vllm(settings)} at {interpreter(settings)}"
+    except ValueError as error:
+        return Item(name="vllm", state="unavailable", required=False, found="no environment for generator.engine=vllm", fix=str(error))
+    return Item(name="vllm", state="on", required=False, found=found)
 
 
 def check_room(root: Path) -> Iterator[Item]:

@@ -56,7 +56,7 @@ def checked_tasks(config: Config) -> Mixture:
     check_rewards(config.tasks)
     check_problems(config.tasks, mixture)
     if config.generator.engine == "vllm":
-        check_vllm(config)
+        check_vllm(config.vllm)
     if config.generator.engine == "scripted":
         check_script(config.generator.script or "", mixture)
     if uses_containers(config):

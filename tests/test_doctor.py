@@ -104,7 +104,7 @@ def test_exit_status(state: str, required: bool, status: int, monkeypatch: pytes
 
 def test_whole_machine() -> None:
     items = check_machine()
-    assert {"python", "torch import", "g++", "ninja program", "sandbox", "docker", "disk", "memory", "/dev/shm"} <= {
+    assert {"python", "torch import", "g++", "ninja program", "sandbox", "docker", "vllm", "disk", "memory", "/dev/shm"} <= {
         item.name for item in items
     }
     assert all(item.fix for item in items if item.state != "on")

@@ -13,7 +13,7 @@ import pytest
 from configs.load import load_config
 from configs.vllm import VllmConfig
 from rl.cli import main
-from rl.engines.vllm_environment import _VARIABLES, INTERFACE, TESTED, check_vllm, interpreter
+from rl.engines.vllm_environment import INTERFACE, TESTED, VARIABLES, check_vllm, interpreter
 from rl.log.query import RunLog
 from tests.ring import ROOT, make_tiny_model, metrics, rl, write_config
 
@@ -39,7 +39,7 @@ def python() -> Path:
 @pytest.mark.vllm
 def test_the_engine_keeps_the_contract(python: Path) -> None:
     command = [python, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-W", "ignore", "tests/vllm_engine_checks.py"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **_VARIABLES}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **VARIABLES}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -136,7 +136,7 @@ def test_a_complete_environment_is_accepted(model: Path, tmp_path: Path, capsys:
     assert "lacks this project" in dry_run(capsys, config, python)
     points = "[vllm.general_plugins]\ncodeworld-rl = rl.engines.vllm_weights:register\n"
     (packages / f"vllm-{TESTED}.dist-info" / "entry_points.txt").write_text(points)
-    check_vllm(load_config([config], ["generator.engine=vllm", python]))
+    assert check_vllm(load_config([config], ["generator.engine=vllm", python]).vllm) == TESTED
     assert "the model in" in dry_run(capsys, config, python, "model.context_length=999999")
 
 

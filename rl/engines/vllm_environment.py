@@ -46,7 +46,7 @@ print(json.dumps({
     "registered": any(point.value.startswith("rl.engines.") for point in metadata.entry_points(group="vllm.general_plugins")),
 }))
 """
-_VARIABLES = {
+VARIABLES = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # replicas of one machine would all take its first cores
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # without tensor parallelism a replica is one process
     "VLLM_HOST_IP": "127.0.0.1",  # processes of one replica are on one node
@@ -76,15 +76,18 @@ def interpreter(settings: VllmConfig) -> Path:
     if not path.is_file():
         missing = f"vllm.python {settings.python} is not a file" if settings.python else f"there is no {DEFAULT_PYTHON}"
         raise ValueError(
-            f"generator.engine is vllm, and {missing}: `make vllm-cpu` makes the environment for CPUs; for GPUs set vllm.python to the "
+            f"generator.engine=vllm: {missing}: `make vllm-cpu` makes the environment for CPUs; for GPUs set vllm.python to the "
             "interpreter of an environment with vllm, ray and this project"
         )
     return path
 
 
-def check_vllm(config: Config) -> None:
-    """See, without loading anything, that generators can run with vLLM. Raises ValueError that names what is missing or does not fit."""
-    python = interpreter(config.vllm)
+def check_vllm(settings: VllmConfig) -> str:
+    """The version of vLLM that generators will run with. Loads nothing.
+
+    Raises ValueError that names what is missing or does not fit.
+    """
+    python = interpreter(settings)
     done = subprocess.run([python, "-P", "-c", _PROBE], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
@@ -107,6 +110,7 @@ def check_vllm(config: Config) -> None:
             )
     if not found.registered:
         raise ValueError(f"vllm.python {python} lacks this project: run `{python} -m pip install --no-deps --editable .` in its folder")
+    return found.vllm
 
 
 def lacking(folder: Path) -> list[str]:
@@ -129,7 +133,7 @@ def runtime_environment(config: Config, *, variables: Mapping[str, str]) -> dict
     """Ray's runtime environment of a generator's process, whatever its engine."""
     if config.generator.engine != "vllm":
         return {"env_vars": dict(variables)}
-    return {"env_vars": {**variables, **_VARIABLES}, "py_executable": shlex.quote(str(interpreter(config.vllm)))}
+    return {"env_vars": {**variables, **VARIABLES}, "py_executable": shlex.quote(str(interpreter(config.vllm)))}
 
 
 def _dotted(version: Any) -> str:
