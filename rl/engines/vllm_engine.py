@@ -166,8 +166,9 @@ class VllmEngine:
     def _take_over(self) -> None:
         """Load the weights that were written. Samples without a token yet begin again: a token's version is that of its whole logits."""
         assert self._weights is not None, "parameters() was not written"
-        for method, arguments in (("start_weight_update", {}), ("update_weights", {"update_info": {}}), ("finish_weight_update", {})):
-            self._engine.collective_rpc(method, kwargs=arguments)
+        self._engine.collective_rpc("start_weight_update")
+        self._engine.collective_rpc("update_weights", kwargs={"update_info": {}})
+        self._engine.collective_rpc("finish_weight_update")
         self._stale = False
         begun = [name for name, sample in self._running.items() if not sample.tokens]
         self._queue.extendleft(self._running[name] for name in reversed(begun))
