@@ -9,10 +9,12 @@ import venv
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.load import load_config
 from configs.vllm import VllmConfig
 from rl.cli import main
+from rl.engines.shared_weights import SharedWeights
 from rl.engines.vllm_environment import INTERFACE, TESTED, VARIABLES, check_vllm, interpreter
 from rl.log.query import RunLog
 from tests.ring import ROOT, make_tiny_model, metrics, rl, write_config
@@ -50,6 +52,7 @@ def test_the_ring_trains_with_vllm(python: Path, model: Path, tmp_path: Path) ->
         tmp_path,
         model=model,
         run={"steps": 3},
+        sampling={"max_tokens": 2},  # more, and an untrained model would say a digit every time
         generator={"engine": "vllm"},
         vllm={"python": str(python), "kv_cache_gb": 0.125},
         rollout={"max_staleness": 1},
@@ -67,6 +70,19 @@ def test_the_ring_trains_with_vllm(python: Path, model: Path, tmp_path: Path) ->
     assert count > 0 and difference < 1e-4  # nats between generator and learner
     assert set(versions) > {0}
     assert (run / "model" / "model.safetensors").is_file()
+
+
+def test_another_process_reads_the_weights_where_they_were_written() -> None:
+    shapes = {"a": (3, 5), "b": (7,)}
+    weights = SharedWeights(shapes, dtype=torch.bfloat16)
+    weights.tensors["b"].copy_(torch.arange(7))
+    code = (
+        "import torch; from rl.engines.shared_weights import map_weights\n"
+        f"tensors = map_weights({weights.path!r}, {shapes!r}, dtype=torch.bfloat16)\n"
+        "print(tensors['a'].shape, tensors['a'].sum().item(), tensors['b'].tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"torch.Size([3, 5]) 0.0 {list(map(float, range(7)))}"
 
 
 # --- refused before anything starts -----------------------------------------------------------------------------------

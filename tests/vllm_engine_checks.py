@@ -1,6 +1,8 @@
 """The vLLM engine against the torch engine and transformers: what `tests/test_vllm.py` runs in the environment that has vLLM."""
 
 import asyncio
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CwmForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from configs.vllm import VllmConfig
 from environments.records import StopReason
@@ -27,9 +29,24 @@ ATOL = 1e-4
 """Nats between logprobs of two float32 implementations."""
 
 
-def make_cwm(seed: int) -> PreTrainedModel:
+def reference_class() -> type[PreTrainedModel]:
+    """transformers' CwmForCausalLM from a module of its own: vLLM changes the classes of the one that it runs."""
+    original = importlib.util.find_spec("transformers.models.cwm.modeling_cwm")
+    assert original is not None and original.origin is not None
+    spec = importlib.util.spec_from_file_location("transformers.models.cwm.reference_cwm", original.origin)
+    assert spec is not None and spec.loader is not None
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CwmForCausalLM
+
+
+CwmForCausalLM = reference_class()
+
+
+def make_cwm(seed: int, **sizes: int) -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = tiny_cwm_config(vocab=VOCAB, hidden=64, layers=4, heads=2, kv_heads=1, sliding_window=WINDOW, context=1024)
+    sizes = {"hidden": 64, "heads": 2, "kv_heads": 1, **sizes}
+    config = tiny_cwm_config(vocab=VOCAB, layers=4, sliding_window=WINDOW, context=1024, **sizes)
     config.initializer_range, config.eos_token_id = 0.3, [1]
     return CwmForCausalLM(config)
 
@@ -230,6 +247,21 @@ def test_bfloat16_follows_the_float32_model_before_and_after_a_swap(make: Callab
         request = make_request("h", length=20, seeds=tuple(range(4)), max_tokens=30)
         for completion in run(engine, request).values():
             np.testing.assert_allclose(completion.logprobs_T, reference_logprobs(model, request.prompt_ids_P, completion), atol=0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_model(tmp_path: Path) -> None:
+    """Tensor parallelism: vLLM's processes load their shards of new weights from the engine's memory."""
+    models = [make_cwm(seed, hidden=128, heads=4, kv_heads=2) for seed in (0, 1)]
+    models[0].save_pretrained(tmp_path)
+    engine = start(tmp_path, tensor_parallel_size=2)
+    for version, model in enumerate(models):
+        if version:
+            swap(engine, model, version=version)
+        request = make_request("tp", length=20, seeds=(1, 2), max_tokens=12)
+        for completion in run(engine, request).values():
+            assert completion.versions_T.tolist() == [version] * 12
+            np.testing.assert_allclose(completion.logprobs_T, reference_logprobs(model, request.prompt_ids_P, completion), atol=ATOL)
 
 
 def test_cancel_forgets_queued_and_running_samples_only_of_that_key(engine: VllmEngine) -> None:
