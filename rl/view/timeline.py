@@ -15,7 +15,8 @@ _SPANS = 3000
 """Drawn at most, the longest ones."""
 _ROWS = 64
 """Rows of one lane: what ran at the same time lies in rows below each other."""
-_COLORS = 8
+_COLORS = 11
+"""Classes `t0` to `t10` of static/view.css: the loop has six phases and a rollout three, and no two should look alike."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
