@@ -310,12 +310,13 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _user_status(error: Exception) -> int | None:
     """Exit status of an error that is told in one line; None for one that is a defect and keeps its traceback."""
-    from environments.sandbox.base import SandboxUnavailable
+    from environments.containers.base import ContainerError, EngineUnavailable, ImageMissing
+    from environments.sandbox.base import SandboxError, SandboxUnavailable
     from rl.errors import RunFailed
 
-    if isinstance(error, RunFailed | SandboxUnavailable):
-        return 1
-    return 2 if isinstance(error, ValueError | OSError) else None
+    if isinstance(error, ValueError | OSError | ContainerError | EngineUnavailable | ImageMissing):
+        return 2  # of commands that judge, 1 is a verdict
+    return 1 if isinstance(error, RunFailed | SandboxError | SandboxUnavailable) else None
 
 
 def _one_line(error: Exception) -> str:

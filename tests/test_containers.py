@@ -5,9 +5,7 @@ import contextlib
 import io
 import os
 import shutil
-import socket
 import tarfile
-import threading
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +28,7 @@ from environments.containers.docker import DockerContainers
 from environments.containers.make import SharedContainers, make_containers, use_containers
 from environments.containers.reaper import remove_all, this_process
 from tests.containers_host import engine, python_image
+from tests.engine_proxy import Proxy
 
 __all__ = ["engine", "python_image"]
 T = TypeVar("T")
@@ -301,43 +300,3 @@ def test_engine_that_goes_away_is_an_engine_failure(python_image: str, tmp_path:
 
     asyncio.run(main())
     assert left_over() == 1
-
-
-class Proxy:
-    """Another socket of an engine, that can go away."""
-
-    def __init__(self, path: str, target: str) -> None:
-        self.path, self._target, self._open = path, target, list[socket.socket]()
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(path)
-        self._server.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> "Proxy":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cut()
-
-    def cut(self) -> None:
-        for end in (self._server, *self._open):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                here = self._server.accept()[0]
-                there = socket.socket(socket.AF_UNIX)
-                there.connect(self._target)
-                self._open += (here, there)
-                for pair in ((here, there), (there, here)):
-                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
-
-    @staticmethod
-    def _carry(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)

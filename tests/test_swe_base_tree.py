@@ -194,7 +194,7 @@ def test_a_submodule_is_refused() -> None:
 
 
 def test_damaged_and_foreign_patches_are_refused() -> None:
-    assert "does not apply" in refused(b"rubbish")
+    assert refused(b"rubbish") == "the patch does not apply: No valid patches in input"
     assert "does not apply" in refused(b"diff --git a/README b/README\n--- a/README\n+++ b/README\n@@ -1 +1 @@\n-other\n+more\n")
     assert "does not apply" in refused(b"diff --git a/x b/x\nnew file mode 100644\nGIT binary patch\nliteral 3\nzzzz\n\n")
 

@@ -409,6 +409,16 @@ def test_tasks_are_made_of_a_real_repository(
         assert mutation["before"] + " " not in task.instruction.replace("```", "") or len(mutation["before"]) < 3
 
 
+def test_a_record_that_is_not_there_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rubbish.json").write_text("{")
+    for name, words in (
+        ("none.json", "there is no record of an image .*none.json; rl swe image"),
+        ("rubbish.json", "is no record of an image"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            mutate_command(tmp_path / name, out=tmp_path, n_tasks=1, seed=0, kinds=(), style="issue", as_json=False)
+
+
 def test_rows_become_tasks(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A row like SWE-bench's: the fix adds a function, the test patch a test of it."""
     fix = restoring_patch(broken=FILES["shop.py"], fixed=replace(FILES["shop.py"], data=SHOP.replace("+ 1", "+ 2").encode()))

@@ -333,6 +333,10 @@ def test_task_folders_are_sorted_and_whole(tmp_path: Path) -> None:
     (root / ".hidden").mkdir()
     (root / "notes.md").touch()
     assert task_folders(root) == (root / "a", root / "b", root / "c")
+    with pytest.raises(ValueError, match=r"tasks is a folder of task folders; name one of them, or all: .*/tasks/\*$"):
+        read_task(root)
+    with pytest.raises(ValueError, match=r"a is a task folder itself; name the folder that it is in, .*/tasks$"):
+        task_folders(root / "a")
     (root / "d").symlink_to(root / "a")
     with pytest.raises(ValueError, match="d is a link"):
         task_folders(root)

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from environments.containers.address import engine_address
 from environments.swe.folder import write_task
 from environments.swe.records import Patch
 from environments.swe.script import noop_actions, oracle_actions
 from environments.swe.tool_bodies import Create
 from environments.swe.tool_format import parse_call
 from rl.cli import main
+from tests.engine_proxy import Proxy
 from tests.repo_image import engine, mutated_task, task_folder
 
 __all__ = ["engine", "task_folder"]
@@ -102,3 +104,41 @@ def test_scripts_of_wrong_folders_are_told(tmp_path: Path, capsys: pytest.Captur
         assert main(["swe", "script", str(tmp_path / folder), "--out", str(tmp_path / "s.json")]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "s.json").exists()
+
+
+def commands_of(folder: Path, tmp_path: Path) -> list[list[str]]:
+    """All that play or grade a task."""
+    (tmp_path / "actions.json").write_text(json.dumps([{"tool": "bash", "input": "ls"}]))
+    return [
+        ["swe", "grade", str(folder), "--patch", str(folder / "solution" / "gold.patch")],
+        ["swe", "run", str(folder), "--actions", str(tmp_path / "actions.json"), "--json"],
+        ["swe", "validate", str(folder), str(folder)],
+    ]
+
+
+def test_an_engine_that_is_stopped_is_no_verdict(
+    task_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 would say that the patch fails, or that the task is unsound."""
+    real = engine_address().removeprefix("unix://")
+    for number, words in enumerate(commands_of(task_folder, tmp_path)):
+        with Proxy(str(tmp_path / f"engine{number}"), real, at=b"/start HTTP") as proxy:
+            monkeypatch.setenv("DOCKER_HOST", f"unix://{proxy.path}")
+            assert main(words) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("rl swe: the engine could not ") and "the engine does not answer" in said.err
+        assert said.err.count("\n") == 1 and said.out == ""
+
+
+def test_without_engine_or_image_there_is_no_verdict(
+    task_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task(replace(mutated_task(), image="codeworld-rl-test:gone"), tmp_path / "task")
+    for words in commands_of(tmp_path / "task", tmp_path)[:2]:
+        assert main(words) == 2
+        said = capsys.readouterr()
+        assert "has no image 'codeworld-rl-test:gone'" in said.out + said.err
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    for words in commands_of(task_folder, tmp_path):
+        assert main(words) == 2
+        assert f"no Docker engine answers at unix://{tmp_path}/none (No such file or directory): as root" in capsys.readouterr().err

@@ -172,12 +172,20 @@ def _engine_errors(act: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, ArchiveTooLarge, ContainerError, ImageMissing):
         raise
-    except (DockerException, OSError) as error:
+    except APIError as error:
         raise ContainerError(f"the engine could not {act}: {_cause(error)}") from error
+    except (DockerException, OSError) as error:
+        raise ContainerError(f"the engine could not {act}, the engine does not answer: {_cause(error)}") from error
 
 
 def _cause(error: Exception) -> str:
+    """What the engine says, or else the kernel: the libraries wrap its word several times."""
     text = str(error.explanation) if isinstance(error, APIError) and error.explanation else str(error)
+    below: BaseException | None = error
+    while below is not None and not isinstance(error, APIError):
+        if isinstance(below, OSError) and below.strerror:
+            text = below.strerror
+        below = below.__cause__ or below.__context__
     return " ".join(text.split())[:500]
 
 

@@ -159,7 +159,8 @@ class BaseTree:
             try:
                 await git(scratch, "apply", "--cached", "--whitespace=nowarn", "-p1", "-", stdin=patch.data, memory_bytes=_APPLY_BYTES)
             except GitError as error:
-                raise PatchError(f"the patch does not apply: {error}") from error
+                told = str(error).partition(" (allow with")[0]  # an option of git's that no command here has
+                raise PatchError(f"the patch does not apply: {told}") from error
             await self._refuse_borrowed(patch)
             raw = await git(scratch, "diff-index", "--cached", "--raw", "-z", "--full-index", "--no-renames", self._commit)
             changed = _parse_raw(raw)

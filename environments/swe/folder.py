@@ -53,6 +53,8 @@ def task_folders(root: Path) -> tuple[Path, ...]:
     is no task."""
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder of task folders; make tasks with rl swe mutate or rl swe import")
+    if (root / "task.toml").exists():
+        raise ValueError(f"{root} is a task folder itself; name the folder that it is in, {root.parent}")
     folders = sorted(path for path in root.iterdir() if not path.name.startswith(".") and (path.is_dir() or path.is_symlink()))
     for folder in folders:
         if folder.is_symlink():
@@ -254,6 +256,8 @@ def _read(folder: Path, name: str) -> bytes:
             with open(handle, "rb", closefd=False) as reader:
                 return reader.read(_cap(name))
     except FileNotFoundError:
+        if name == "task.toml" and any(folder.glob("*/task.toml")):
+            raise ValueError(f"{folder} is a folder of task folders; name one of them, or all: {folder}/*") from None
         missing = f"there is no task folder {folder}" if not folder.exists() else f"{folder} has no {name}"
         raise ValueError(f"{missing}: make the task again with rl swe mutate or rl swe import, or put the file back") from None
     except OSError as error:

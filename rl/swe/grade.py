@@ -15,13 +15,13 @@ from rewards.score import Score, ScoreStatus
 from rewards.swe_log import notes_of
 from rl.log.text import visible
 
-_EXIT = {ScoreStatus.OK: 0, ScoreStatus.POLICY_FAIL: 1, ScoreStatus.INFRA: 2, ScoreStatus.UNGRADABLE: 2}
+EXIT_STATUS = {ScoreStatus.OK: 0, ScoreStatus.POLICY_FAIL: 1, ScoreStatus.INFRA: 2, ScoreStatus.UNGRADABLE: 2}
 
 
 def grade_command(folder: Path, *, patch: Path, reward: str, as_json: bool) -> int:
     """Grade and print; 0 for a patch that passes, 1 for one that fails, 2 when there is no score.
 
-    Raises ValueError for a folder that is no task and for a patch file that cannot be read.
+    Raises ValueError for a folder that is no task and for a patch file that cannot be read, ContainerError, EngineUnavailable.
     """
     task = read_task(folder)
     try:
@@ -33,7 +33,7 @@ def grade_command(folder: Path, *, patch: Path, reward: str, as_json: bool) -> i
         print(json.dumps({"task": task.id, **score_fields(score)}))
     else:
         print(score_text(task.id, score))
-    return _EXIT[score.status]
+    return EXIT_STATUS[score.status]
 
 
 async def score_patch(folder: Path, patch: Patch, *, reward: str, task_id: str) -> Score:

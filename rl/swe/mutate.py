@@ -34,6 +34,8 @@ def mutate_command(path: Path, *, out: Path, n_tasks: int, seed: int, kinds: tup
         raise ValueError(f"--tasks is {n_tasks}; it must be at least 1")
     if style not in STYLES:
         raise ValueError(f"--style is {style!r}; it must be one of {', '.join(STYLES)}")
+    if not path.is_file():
+        raise ValueError(f"there is no record of an image {path}; rl swe image makes the image and writes it")
     image = read_image(path)
     order = Order(n_tasks=n_tasks, seed=seed, kinds=check_kinds(kinds), style=style, out=out)
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from environments.containers.base import ContainerError
 from environments.records import Episode, Message, Problem, StopReason, Task
 from environments.registry import make_environment
 from environments.reply import ToolCall
@@ -16,9 +15,9 @@ from environments.swe.records import Patch
 from environments.swe.script import read_actions
 from environments.swe.tool_format import ToolFormat, render_call
 from rewards.registry import make_grader
-from rewards.score import Score, ScoreStatus
-from rl.errors import RunFailed
+from rewards.score import Score
 from rl.log.text import visible
+from rl.swe.grade import EXIT_STATUS
 
 ENVIRONMENT = "swe"
 
@@ -76,7 +75,8 @@ class Run:
 
 
 def run_command(task: Path, *, actions: Path, reward: str, tool_format: ToolFormat, as_json: bool) -> int:
-    """Exit status: 0 passed, 1 not. Raises ValueError for wrong input, RunFailed when the engine is at fault."""
+    """Exit status: 0 passed, 1 not, 2 when there is no score. Raises ValueError for wrong input, ContainerError when the engine is at
+    fault, EngineUnavailable and ImageMissing."""
     calls = read_actions(actions)
     repo = read_task(task)
     folder = str(task.resolve())
@@ -95,12 +95,9 @@ def run_command(task: Path, *, actions: Path, reward: str, tool_format: ToolForm
         if not as_json:
             print(played.text(number), flush=True)
 
-    try:
-        run = asyncio.run(play(problem, calls, reward=reward, tool_format=tool_format, tell=tell))
-    except ContainerError as error:
-        raise RunFailed(f"the container engine failed: {error}") from error
+    run = asyncio.run(play(problem, calls, reward=reward, tool_format=tool_format, tell=tell))
     print(json.dumps(run.to_json(), allow_nan=False) if as_json else run.text())
-    return 0 if run.score.status is ScoreStatus.OK else 1
+    return EXIT_STATUS[run.score.status]
 
 
 async def play(
