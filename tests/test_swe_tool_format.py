@@ -162,7 +162,7 @@ def test_long_hostile_texts_are_read_at_once(tool_format: ToolFormat) -> None:
 
 def test_what_runs_inside_is_python_3_8_of_the_standard_library() -> None:
     inside = Path(__file__).parent.parent / "environments" / "swe" / "inside"
-    package, modules = "environments.swe.inside", ("driver", "driver_files", "driver_changes", "droppings", "modes", "stage")
+    package, modules = "environments.swe.inside", ("driver", "driver_files", "driver_changes", "droppings", "json_text", "modes", "stage")
     for name in modules:
         tree = ast.parse((inside / f"{name}.py").read_text(), feature_version=(3, 8))
         names = {
