@@ -118,7 +118,7 @@ def test_a_missing_engine_is_told(run: Path, tmp_path: Path, capsys: pytest.Capt
     config.write_text(text.replace(engine, f"unix://{tmp_path}/none.sock"))
     try:
         for words in (("rescore", str(run), "--reward", "swe", "--name", "late"), ("replay", str(run), "00000000-0")):
-            assert main([*words]) == 1
+            assert main([*words]) == 2
             assert "none.sock" in capsys.readouterr().err
     finally:
         config.write_text(text)

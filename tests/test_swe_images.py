@@ -304,7 +304,7 @@ def test_a_copy_of_the_code_in_the_image_is_refused(wheels: Path, base: str, tmp
         in_engine(build)
 
 
-def test_a_base_without_python_is_told(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_without_python_and_what_is_missing_are_told(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "empty.tar"
     with tarfile.open(empty, "w") as tar:
         tar.addfile(tarfile.TarInfo("etc/none"))
@@ -317,13 +317,15 @@ def test_a_base_without_python_is_told(base: str, tmp_path: Path, capsys: pytest
     status, _, told = run_image(sdist, tmp_path, capsys, "--base", "codeworld-rl/test-empty:1")
     assert (status, "codeworld-rl/test-empty:1 has no python3" in told) == (2, True), told
     status, _, told = run_image(sdist, tmp_path, capsys, "--base", "codeworld-rl/none:1")
-    assert (status, "has no image" in told) == (1, True), told
+    assert (status, "has no image" in told) == (2, True), told
+    status, _, told = run_image(sdist, tmp_path, capsys, "--requirements", str(tmp_path / "gone.txt"))
+    assert (status, "--requirements: " in told and "gone.txt cannot be read: No such file" in told) == (2, True), told
 
 
 def test_no_engine_is_told(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rl.cli", "swe", "image", str(make_sdist(tmp_path, "a-1", {"a.py": ""}))]
     done = subprocess.run(command, env={**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}, capture_output=True, text=True)
-    assert (done.returncode, "no Docker engine answers" in done.stderr) == (1, True), done.stderr
+    assert (done.returncode, "no Docker engine answers" in done.stderr) == (2, True), done.stderr
 
 
 # --- records --------------------------------------------------------------------------------------------------------

@@ -37,7 +37,10 @@ def image_command(
     """Make the image, run its tests, write `NAME.json`. Progress goes to stderr. Raises ValueError and the engine's errors."""
     if runs < 1:
         raise ValueError(f"--runs is {runs}; it must be at least 1")
-    further = read_requirement_lines(requirements.read_text()) if requirements is not None else ()
+    try:
+        further = read_requirement_lines(requirements.read_text()) if requirements is not None else ()
+    except OSError as error:
+        raise ValueError(f"--requirements: {requirements} cannot be read: {error.strerror}") from error
     request = ImageRequest(source=source, name=name, base=base, out=out, runs=runs, requirements=further)
     started = time.monotonic()
     record, size, path = asyncio.run(_make(request))
