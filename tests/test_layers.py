@@ -19,7 +19,7 @@ OWNERS = {
     "deepspeed": "rl/zero.py",
     "trl": "rl/warm_start.py rewards/trl_worker.py",
     "duckdb": "rl/log/query.py",
-    "matplotlib": "rl/log/plot.py",
+    "matplotlib": "rl/log/plot.py rl/planner/plot.py",
     "starlette": "rl/view/app.py",
     "uvicorn": "rl/view/command.py",
     "wandb": "rl/trackers.py",

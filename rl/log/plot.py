@@ -1,4 +1,4 @@
-"""`rl plot`: the curves of a run as one picture. The only file that imports matplotlib."""
+"""`rl plot`: the curves of a run as one picture, and the style that all pictures share."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from rl.log.metrics import Metrics, StepMetrics, read_metrics
 from rl.log.query import json_line
 from rl.log.runs import RunPaths, find_run
 
-_COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#be185d")
+COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#be185d")
 _INK = "#1f2937"
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -63,7 +63,7 @@ def plot_command(run: str, *, out: Path | None, as_json: bool) -> int:
 
 def draw(metrics: Metrics, *, title: str, out: Path) -> None:
     """Write the picture; `out` appears whole or not at all."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 8.5), layout="constrained")
         axes = figure.subplots(3, 2).flat
         panels: Sequence[Callable[[Axes, Metrics], None]] = (_reward, _pass_rate, _length, _entropy_and_kl, _staleness, _phases)
@@ -72,17 +72,22 @@ def draw(metrics: Metrics, *, title: str, out: Path) -> None:
             axis.set_xlabel("training step")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
-        temporary = out.with_name(out.name + ".tmp")
-        try:
-            figure.savefig(temporary, format="png")
-            temporary.replace(out)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise ValueError(f"cannot write the picture to {out}: {error.strerror or error}; choose another --out") from error
+        save(figure, out, option="--out")
+
+
+def save(figure: Figure, out: Path, *, option: str) -> None:
+    """Write a PNG, whole or not at all. Raises ValueError that names the command's `option` when it cannot be written."""
+    temporary = out.with_name(out.name + ".tmp")
+    try:
+        figure.savefig(temporary, format="png")
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"cannot write the picture to {out}: {error.strerror or error}; choose another {option}") from error
 
 
 def _reward(axis: Axes, metrics: Metrics) -> None:
-    _curve(axis, metrics.steps, lambda m: m.reward_mean, color=_COLORS[0], smooth=True)
+    _curve(axis, metrics.steps, lambda m: m.reward_mean, color=COLORS[0], smooth=True)
     axis.set_title("Mean reward")
 
 
@@ -90,7 +95,7 @@ def _pass_rate(axis: Axes, metrics: Metrics) -> None:
     """Training curves, and held-out points with their 95% intervals in the same colour; hollow: pass@k of the most samples."""
     names = sorted({name for m in metrics.steps for name in m.pass_rate} | {e.source for e in metrics.evals})
     for i, name in enumerate(names):
-        color = _COLORS[i % len(_COLORS)]
+        color = COLORS[i % len(COLORS)]
         _curve(axis, metrics.steps, _rate_of(name), color=color, smooth=True, label=_plain(name))
         points = [e for e in metrics.evals if e.source == name and e.graded]
         if points:
@@ -120,18 +125,18 @@ def _pass_rate(axis: Axes, metrics: Metrics) -> None:
 
 
 def _length(axis: Axes, metrics: Metrics) -> None:
-    _curve(axis, metrics.steps, lambda m: m.response_length, color=_COLORS[2], smooth=True)
+    _curve(axis, metrics.steps, lambda m: m.response_length, color=COLORS[2], smooth=True)
     axis.set_ylim(bottom=0)
     axis.set_title("Response length (sampled tokens)")
 
 
 def _entropy_and_kl(axis: Axes, metrics: Metrics) -> None:
-    _curve(axis, metrics.steps, lambda m: m.entropy, color=_COLORS[3], smooth=True, label="entropy (left)")
+    _curve(axis, metrics.steps, lambda m: m.entropy, color=COLORS[3], smooth=True, label="entropy (left)")
     axis.set_title("Entropy and mismatch KL (nats a token)")
     right = axis.twinx()
     right.grid(False)
     positive = [m for m in metrics.steps if m.kl > 0]
-    _curve(right, positive, lambda m: m.kl, color=_COLORS[4], smooth=True, label="mismatch KL (right)")
+    _curve(right, positive, lambda m: m.kl, color=COLORS[4], smooth=True, label="mismatch KL (right)")
     if positive:
         right.set_yscale("log")
     handles = [*axis.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
@@ -141,8 +146,8 @@ def _entropy_and_kl(axis: Axes, metrics: Metrics) -> None:
 
 def _staleness(axis: Axes, metrics: Metrics) -> None:
     steps = [m.step for m in metrics.steps]
-    axis.plot(steps, [m.staleness_max for m in metrics.steps], color=_COLORS[5], lw=1, alpha=0.5, drawstyle="steps-mid", label="maximum")
-    _curve(axis, metrics.steps, lambda m: m.staleness_mean, color=_COLORS[5], smooth=True, label="mean")
+    axis.plot(steps, [m.staleness_max for m in metrics.steps], color=COLORS[5], lw=1, alpha=0.5, drawstyle="steps-mid", label="maximum")
+    _curve(axis, metrics.steps, lambda m: m.staleness_mean, color=COLORS[5], smooth=True, label="mean")
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axis.set_title("Staleness of trained tokens (versions)")
@@ -157,7 +162,7 @@ def _phases(axis: Axes, metrics: Metrics) -> None:
         return
     steps = [m.step for m in metrics.steps]
     layers = [[m.phases.get(name, 0.0) for m in metrics.steps] for name in names]
-    colors = [_COLORS[i % len(_COLORS)] for i in range(len(names))]
+    colors = [COLORS[i % len(COLORS)] for i in range(len(names))]
     axis.stackplot(steps, layers, labels=[_plain(name) for name in names], colors=colors, alpha=0.75, lw=0, step="mid")
     axis.set_ylim(bottom=0)
     axis.legend(ncols=3, loc="upper right")

@@ -1,0 +1,132 @@
+"""Costs of this machine: the pieces are timed (`rl/planner/probes.py`) and the factors of `Costs` fitted to the times."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from configs.schema import Config
+from rl.plan import Plan
+from rl.planner.costs import Costs, DecodeCost, PassCost
+from rl.planner.probes import Timing, probe_generator, probe_learner, probe_worker
+from rl.planner.shape import ModelShape
+from rl.planner.workload import Workload
+
+T = TypeVar("T")
+_CALL = 0.02
+"""Seconds of the loop and of calls between processes around a step; measured as what is left of the steps of small runs."""
+_GROUP = 0.002
+"""Seconds of the loop and of calls between processes for a group; measured likewise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """This machine's costs for one model and one way of sharing its cores."""
+
+    model: str
+    learner_threads: int
+    generator_threads: int
+    costs: Costs
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file that `read_machine` reads."""
+        return asdict(self)
+
+
+def read_machine(path: Path) -> Machine:
+    """What an earlier plan has measured. Raises ValueError when the file is something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        costs = found.pop("costs")
+        decode, prefill, train = (costs.pop(name) for name in ("decode", "prefill", "train"))
+        read = Costs(decode=DecodeCost(**decode), prefill=PassCost(**prefill), train=PassCost(**train), **costs)
+        return Machine(costs=read, **found)
+    except OSError as error:
+        raise ValueError(f"--machine {path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"--machine {path}: not the measurements of a machine ({type(error).__name__}: {error}); measure into a new file"
+        ) from None
+
+
+def measure_machine(config: Config, *, folder: Path, shape: ModelShape, plan: Plan, workload: Workload) -> Machine:
+    """Time engine, learner and rollout worker, one after the other, with the plan's threads. Takes a minute or a few.
+
+    `folder` has the checkpoint. Prompts and responses are as long as the workload's on average.
+    """
+    prompt, response = _typical(workload, samples=config.rollout.samples_per_prompt)
+    given = {"folder": folder, "shape": shape}
+    generator = _alone(probe_generator, config, threads=plan.generator_threads, prompt=prompt, **given)
+    learner = _alone(probe_learner, config, threads=plan.learner_threads, prompt=prompt, response=response, **given)
+    worker = _alone(probe_worker, config, threads=1, folder=folder, prompt=prompt, response=response)
+    decode, prefill = _fit(generator.decode), _fit(generator.prefill)
+    once, micro_batch, token, pair, answer = _fit([Timing(work=t.work, seconds=t.seconds) for t in learner.train])
+    costs = Costs(
+        decode=DecodeCost(step=decode[0], sequence=decode[1], position=decode[2]),
+        prefill=PassCost(call=prefill[0], token=prefill[1], pair=prefill[2], response=prefill[3]),
+        train=PassCost(call=micro_batch, token=token, pair=pair, response=answer),
+        train_step=0.0,
+        optimizer=once,
+        publish=learner.publish,
+        load=generator.load,
+        rollout=worker,
+        between=_CALL,
+        covers_rows=True,
+    )
+    return Machine(model=shape.name, learner_threads=plan.learner_threads, generator_threads=plan.generator_threads, costs=costs)
+
+
+def _typical(workload: Workload, *, samples: int) -> tuple[int, int]:
+    """Mean tokens of a prompt and of a response."""
+    episodes = [episode for index in range(32) for episode in workload.group(index, samples)]
+    turns = [turn for episode in episodes for turn in episode.turns]
+    prompt = sum(episode.turns[0].shown for episode in episodes) / len(episodes)
+    return max(2, round(prompt)), max(2, round(sum(turn.sampled for turn in turns) / len(turns)))
+
+
+def _fit(timings: Sequence[Timing]) -> list[float]:
+    """Factors >= 0 whose sum of products with the work is nearest to the seconds, in proportion."""
+    work = np.array([timing.work for timing in timings], dtype=np.float64)
+    seconds = np.array([timing.seconds for timing in timings])
+    work, wanted = work / seconds[:, None], np.ones(len(seconds))
+    scale = np.where(work.any(axis=0), np.abs(work).max(axis=0), 1.0)
+    kept = list(range(work.shape[1]))
+    factors = np.zeros(work.shape[1])
+    while kept:
+        solution = np.linalg.lstsq(work[:, kept] / scale[kept], wanted, rcond=None)[0]
+        if (solution >= 0).all():
+            factors[kept] = solution / scale[kept]
+            break
+        kept.pop(int(solution.argmin()))
+    return [float(factor) for factor in factors]
+
+
+def _alone(function: Callable[..., T], *arguments: Any, threads: int, **named: Any) -> T:
+    """Call a function in a process of its own that has so many threads."""
+    if "threads" in function.__code__.co_varnames:
+        named["threads"] = threads
+    with _threads(threads), ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **named).result()
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Environment of the next process, as `rl/placement.py` sets it."""
+    names = {name: str(count) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} | {"OMP_WAIT_POLICY": "PASSIVE"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
