@@ -245,6 +245,7 @@ class Loop:
                 groups, stale = self._buffer.take()
                 self._reject(stale)
                 if groups:
+                    await self._admit()  # the version has moved: rollouts go on while this batch is trained
                     return groups
                 await self._admit()
                 landed = len(self._buffer) + len(self._landed) + self._rejected

@@ -154,6 +154,21 @@ def test_async_keeps_rollouts_going_while_the_learner_is_busy_within_the_bound(t
     assert sorted(index for batch in trained(ring) for index in batch) == [0, 1, 2, 3]
 
 
+def test_a_batch_that_is_ready_does_not_keep_the_next_rollouts_from_starting(tmp_path: Path) -> None:
+    ring = Ring(make_config(staleness=1), tmp_path)
+    started, train_step = list[int](), ring.learner.train_step
+
+    async def counted(batches: Any) -> Any:
+        await asyncio.sleep(0)  # what has been admitted starts
+        started.append(sum(job.split == "train" for job in ring.rollouts.jobs))
+        return await train_step(batches)
+
+    ring.learner.train_step = counted  # type: ignore[method-assign]
+    ring.run()
+    # Two batches may be on their way when the first is trained, one more with each version.
+    assert started == [4, 6, 8]
+
+
 def test_zero_variance_groups_are_skipped_counted_and_do_not_stall(tmp_path: Path) -> None:
     ring = Ring(make_config(steps=2), tmp_path, rewards=lambda job: (1.0, 1.0) if job.index == 0 else (1.0, -1.0))
     ring.run()
