@@ -51,7 +51,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
 COMMAND_NAMES = (
-    *("train", "eval", "grade", "env", "swe", "trace", "debug", "doctor"),
+    *("train", "eval", "grade", "env", "swe", "trace", "debug", "doctor", "plan"),
     *("sql", "runs", "compact", "show", "plot", "rescore", "replay", "diff", "view", "export"),
 )
 LOG_COMMAND = re.compile(r"rl (sql|runs|compact|show|plot|rescore|replay|diff|export|view \w+ --export)\b")
@@ -62,6 +62,8 @@ RECORDED = {
     "graders.md",
     "log.md",
     "math.md",
+    "plan.md",
+    "plan.png",
     "quickstart.md",
     "quickstart.png",
     "sandbox.md",
@@ -113,6 +115,8 @@ ANSWERED = {
     'rl debug configs/base/tiny-cwm double.py --entry double --args "[4]" --script steps.txt': "!=  value  18",
     'rl debug configs/base/tiny-cwm double.py --entry double --args "[4]" --script steps.txt --json': '"command": "edit total 10", "real"',
     'rl trace double.py --entry double --args "[4]" --prose': "Line 4, `total += n`: total becomes 4.",
+    "rl plan cwm_cluster.yaml --gpus h200": "bottleneck",
+    "rl plan cwm_cluster.yaml --gpus h200 --json --assume environment_seconds=20 --assume environment_spread=1.5": '"fits": true',
     "rl trace-corpus data/traced.jsonl --generate easy:40 --form trace --form prose --form trace_output --out functions": (
         "42 trace, 42 prose, 42 trace_output"
     ),
@@ -128,6 +132,8 @@ NOT_RUN = {
         "tests/test_cruxeval.py evaluates known policies with it"
     ),
     "rl train configs/cwm_32b.yaml --dry-run": "needs the model and its data; tests/test_bad_input.py reads what it says without them",
+    "rl plan cwm_cluster.yaml --gpus h200 --steps 2 --plot scaling.png": "tests/test_planner.py draws two numbers of cards",
+    "rl plan my.yaml --machine machine.json": "tests/test_planner.py measures the machine",
     "rl view": "serves until it is stopped; tests/test_view.py starts it",
     "rl view quickstart": "the same",
     "rl view --dir /shared/runs --port 9000": "the same",

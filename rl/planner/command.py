@@ -14,6 +14,7 @@ from rl.plan import containers_at_once, make_plan, uses_containers
 from rl.planner.forecast import Forecast, Subject, forecast, warm_up
 from rl.planner.hardware import CARDS, Card
 from rl.planner.host_memory import host_memory
+from rl.planner.layout import replica_cards
 from rl.planner.measure import Machine, measure_machine, read_machine
 from rl.planner.memory import card_memory
 from rl.planner.roofline import card_costs
@@ -55,7 +56,7 @@ def plan_command(request: Request, *, as_json: bool) -> int:
         from rl.planner.plot import draw_scaling
         from rl.planner.scaling import scaling
 
-        curves = scaling(config, shape=shape, card=CARDS[request.gpus or ""], workload=workload, replica_cards=replica_cards(config))
+        curves = scaling(config, shape=shape, card=CARDS[request.gpus or ""], workload=workload)
         draw_scaling(curves, title=shape.name, out=request.plot)
     plan = make_plan(config)
     if as_json:
@@ -70,10 +71,10 @@ def plan_command(request: Request, *, as_json: bool) -> int:
 def on_cards(config: Config, *, shape: ModelShape, card: Card, workload: Workload, steps: int) -> Forecast:
     """The forecast for cards: a rank has one, a replica `vllm.tensor_parallel_size`."""
     cards = replica_cards(config)
-    costs = card_costs(config, shape=shape, card=card, replica_cards=cards)
+    costs = card_costs(config, shape=shape, card=card)
     setup = Setup(config=config, shape=shape, costs=costs, workload=workload, live_episodes=_live_episodes(config), prefix_cache=True)
     simulated = simulate(setup, steps=steps + warm_up(config))
-    memory = card_memory(config, shape=shape, simulated=simulated, card=card, replica_cards=cards)
+    memory = card_memory(config, shape=shape, simulated=simulated, card=card)
     subject = Subject(
         model=shape.name,
         parameters=shape.parameters,
@@ -83,11 +84,6 @@ def on_cards(config: Config, *, shape: ModelShape, card: Card, workload: Workloa
         workload=workload.told(),
     )
     return forecast(config, subject=subject, simulated=simulated, memory=memory)
-
-
-def replica_cards(config: Config) -> int:
-    """Cards that share a replica's model."""
-    return 1
 
 
 def _live_episodes(config: Config) -> int | None:

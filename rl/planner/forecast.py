@@ -11,6 +11,8 @@ from rl.planner.simulate import Simulated, StepRecord
 
 _BUSY = 0.8
 """Share of the time above which replicas count as the limit."""
+_MUCH = 0.15
+"""Share of a step above which something is worth a word although it is not the largest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +180,9 @@ def _limit(
     """What the ring waits for, and what shortens it."""
     shares = {name: value / seconds for name, value in phases.items()}
     largest = max(("rollout", "train", "sync"), key=lambda name: shares[name])
-    staleness, busy = config.rollout.max_staleness, simulated.busy
+    staleness = config.rollout.max_staleness
+    # Of the time in which they may sample: while weights are loaded they cannot.
+    busy = min(1.0, simulated.busy / max(1e-9, 1 - shares["sync"]))
     if largest == "train":
         advice = ["raise learner.ranks"]
         if busy < 0.5 and staleness > 0:
@@ -193,11 +197,14 @@ def _limit(
             "raise rollout.prompts_per_step: fewer versions for the same tokens",
         )
     waits = f"{shares['rollout']:.0%} of a step waits for rollouts"
+    sync = f"weight sync takes {shares['sync']:.0%} of a step: set learner.weight_sync=delta"
+    also = [sync] if shares["sync"] > _MUCH and config.learner.weight_sync == "full" else []
     first = "rollout.max_staleness is 0: raise it, so that rollouts go on while the learner trains"
     if busy >= _BUSY:
         more = ["raise generator.replicas"]
         if simulated.occupancy > 0.9 * config.generator.slots:
             more.append("all slots are in use: raise generator.slots where memory allows")
-        return f"the generators: {waits}, and they are busy {busy:.0%} of the time", tuple([first, *more] if not staleness else more)
+        advice = [*([first] if not staleness else []), *more, *also]
+        return f"the generators: {waits}, and they are busy {busy:.0%} of the time that weight sync leaves them", tuple(advice)
     advice = [first] if not staleness else [f"raise rollout.max_staleness above {staleness}: more episodes run at a time"]
-    return f"the environment's latency: {waits}, and the generators are busy only {busy:.0%} of the time", tuple(advice)
+    return f"the environment's latency: {waits}, and the generators are busy only {busy:.0%} of the time", (*advice, *also)

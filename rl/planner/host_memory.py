@@ -6,7 +6,7 @@ from rl.planner.shape import DTYPE_BYTES, ModelShape
 from rl.planner.simulate import Simulated
 
 _MIB = 1 << 20
-_DRIVER, _RAY, _WORKER, _LEARNER, _REPLICA = (size * _MIB for size in (450, 330, 290, 400, 330))
+_DRIVER, _RAY, _WORKER, _LEARNER, _REPLICA = (size * _MIB for size in (450, 330, 290, 440, 400))
 """Proportional set sizes of processes that hold nothing yet: Python, torch, Ray. Measured (docs/results/plan.md)."""
 _EAGER_SCORES = 16_000_000
 """`rl/policy.py`: with more attention scores a layer, none are kept."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from configs.schema import Config
 from rl.planner.hardware import Card
+from rl.planner.layout import replica_cards, sequence_ranks
 from rl.planner.shape import DTYPE_BYTES, ModelShape
 from rl.planner.simulate import Simulated
 
@@ -111,7 +112,8 @@ def learner_parts(config: Config, *, shape: ModelShape, batch: tuple[int, int, i
 def batch_parts(config: Config, *, shape: ModelShape, batch: tuple[int, int, int]) -> list[Part]:
     """What grows with a micro-batch."""
     learner, dtype = config.learner, config.model.dtype
-    width, (tokens, _, responses) = DTYPE_BYTES[dtype], batch
+    width, sharers = DTYPE_BYTES[dtype], sequence_ranks(config)
+    tokens, responses = -(-batch[0] // sharers), -(-batch[2] // sharers)
     layer = activation_bytes(shape, dtype=dtype) * tokens
     change = "lower learner.micro_batch_tokens"
     if learner.activation_checkpointing:
@@ -127,13 +129,13 @@ def batch_parts(config: Config, *, shape: ModelShape, batch: tuple[int, int, int
     ]
 
 
-def replica_parts(config: Config, *, shape: ModelShape, simulated: Simulated, cards: int) -> list[Part]:
+def replica_parts(config: Config, *, shape: ModelShape, simulated: Simulated) -> list[Part]:
     """Memory of one of the cards of a replica at its peak."""
     dtype = config.generator.dtype or config.model.dtype
-    width = DTYPE_BYTES[dtype]
+    width, cards = DTYPE_BYTES[dtype], replica_cards(config)
     cache = simulated.peak_positions * shape.kv_bytes_of_position(dtype=dtype) / cards
     return [
-        Part(name="weights", bytes=width * shape.parameters / cards, change="give a replica more cards (--replica-gpus)"),
+        Part(name="weights", bytes=width * shape.parameters / cards, change="give a replica more cards"),
         Part(
             name=f"KV cache of {simulated.peak_sequences} sequences",
             bytes=cache,
@@ -143,7 +145,7 @@ def replica_parts(config: Config, *, shape: ModelShape, simulated: Simulated, ca
     ]
 
 
-def card_memory(config: Config, *, shape: ModelShape, simulated: Simulated, card: Card, replica_cards: int) -> tuple[ProcessMemory, ...]:
+def card_memory(config: Config, *, shape: ModelShape, simulated: Simulated, card: Card) -> tuple[ProcessMemory, ...]:
     """Ranks and replicas on their cards, and their hosts."""
     learner = config.learner
     runtime = Part(name="CUDA and NCCL", bytes=_CARD_RUNTIME)
@@ -155,14 +157,14 @@ def card_memory(config: Config, *, shape: ModelShape, simulated: Simulated, card
     )
     replicas = ProcessMemory(
         kind="replica's card",
-        count=config.generator.replicas * replica_cards,
-        parts=(*replica_parts(config, shape=shape, simulated=simulated, cards=replica_cards), runtime),
+        count=config.generator.replicas * replica_cards(config),
+        parts=(*replica_parts(config, shape=shape, simulated=simulated), runtime),
         available=card.memory,
     )
-    return ranks, replicas, *_hosts(config, shape=shape, card=card, replica_cards=replica_cards)
+    return ranks, replicas, *_hosts(config, shape=shape, card=card)
 
 
-def _hosts(config: Config, *, shape: ModelShape, card: Card, replica_cards: int) -> Sequence[ProcessMemory]:
+def _hosts(config: Config, *, shape: ModelShape, card: Card) -> Sequence[ProcessMemory]:
     """The memory of a learner node and of a generator node, besides what programs take anyway."""
     learner, width = config.learner, DTYPE_BYTES[config.generator.dtype or config.model.dtype]
     own, version = shape.parameters / learner.ranks, width * shape.parameters
@@ -172,7 +174,7 @@ def _hosts(config: Config, *, shape: ModelShape, card: Card, replica_cards: int)
         parts.append(Part(name="master weights, moments and gradients", bytes=16 * own * ranks, change="raise learner.ranks"))
     if learner.weight_sync == "delta":
         parts.append(Part(name="weights that were sent", bytes=width * own * ranks, change="set learner.weight_sync=full"))
-    cards = min(card.cards_a_node, config.generator.replicas * replica_cards)
+    generators = config.generator.replicas * replica_cards(config)
     stored = Part(name="buckets of the versions", bytes=_STORED_VERSIONS * version)
     return (
         ProcessMemory(
@@ -180,8 +182,8 @@ def _hosts(config: Config, *, shape: ModelShape, card: Card, replica_cards: int)
         ),
         ProcessMemory(
             kind="generator node's host",
-            count=-(-config.generator.replicas * replica_cards // card.cards_a_node),
+            count=-(-generators // card.cards_a_node),
             parts=(stored,),
-            available=cards * card.host_memory,
+            available=min(card.cards_a_node, generators) * card.host_memory,
         ),
     )

@@ -10,6 +10,7 @@ What is not in here: stragglers, failures, other jobs on the network.
 from configs.schema import Config
 from rl.planner.costs import Costs, DecodeCost, PassCost
 from rl.planner.hardware import Card
+from rl.planner.layout import replica_cards, sequence_ranks
 from rl.planner.shape import DTYPE_BYTES, ModelShape
 
 STORE_BANDWIDTH = 5e9
@@ -26,16 +27,17 @@ _STEP_SECONDS = 0.2
 """Of the loop, the log and the calls around a training step; assumed."""
 
 
-def card_costs(config: Config, *, shape: ModelShape, card: Card, replica_cards: int) -> Costs:
-    """Costs of a configuration whose ranks have a card each and whose replicas have `replica_cards`."""
+def card_costs(config: Config, *, shape: ModelShape, card: Card) -> Costs:
+    """Costs of a configuration whose ranks have a card each."""
+    cards = replica_cards(config)
     return Costs(
-        decode=_decode(config, shape=shape, card=card, cards=replica_cards),
-        prefill=_prefill(shape, card=card, cards=replica_cards),
+        decode=_decode(config, shape=shape, card=card, cards=cards),
+        prefill=_prefill(shape, card=card, cards=cards),
         train=_train(config, shape=shape, card=card),
         train_step=_STEP_SECONDS,
         optimizer=_optimizer(config, shape=shape, card=card),
         publish=_sync_bytes(config, shape) / config.learner.ranks / card.host_out,
-        load=_load(config, shape=shape, card=card, replica_cards=replica_cards),
+        load=_load(config, shape=shape, card=card, cards=cards),
         rollout=_ROLLOUT_SECONDS,
         between=_STEP_SECONDS,
         covers_rows=False,
@@ -72,11 +74,15 @@ def _train(config: Config, *, shape: ModelShape, card: Card) -> PassCost:
     gathers = (passes - 1 if learner.zero_stage == 3 else 0) + 1
     """Of the parameters before each pass, and the gradients' reduction."""
     transfers = gathers * nbytes / _collective(config, card) if learner.ranks > 1 else 0.0
+    sharers = sequence_ranks(config)
+    # Ranks that share a sequence exchange queries, keys, values and the result before and after attention.
+    exchanged = 2 * DTYPE_BYTES[config.model.dtype] * (shape.heads + shape.kv_heads) * shape.head_dim * shape.layers * passes
+    exchange = exchanged / (card.link * card.shares.link) if sharers > 1 else 0.0
     return PassCost(
         call=0.0,
-        token=2 * passes * shape.layers * shape.layer_matrices / rate,
-        pair=4 * passes * shape.heads * shape.head_dim / (card.flops * card.shares.attention),
-        response=8 * shape.head_parameters / (card.flops * card.shares.head),
+        token=(2 * passes * shape.layers * shape.layer_matrices / rate + exchange) / sharers,
+        pair=4 * passes * shape.heads * shape.head_dim / (card.flops * card.shares.attention) / sharers,
+        response=8 * shape.head_parameters / (card.flops * card.shares.head) / sharers,
         beside=transfers,
     )
 
@@ -104,10 +110,10 @@ def _sync_bytes(config: Config, shape: ModelShape) -> float:
     return whole * (DELTA_SHARE if config.learner.weight_sync == "delta" else 1.0)
 
 
-def _load(config: Config, *, shape: ModelShape, card: Card, replica_cards: int) -> float:
+def _load(config: Config, *, shape: ModelShape, card: Card, cards: int) -> float:
     """Each generator node fetches a version once; then every replica copies it in."""
     nbytes = _sync_bytes(config, shape)
     senders = -(-config.learner.ranks // card.cards_a_node)
-    receivers = -(-config.generator.replicas * replica_cards // card.cards_a_node)
+    receivers = -(-config.generator.replicas * cards // card.cards_a_node)
     network = max(nbytes, nbytes * receivers / senders) / STORE_BANDWIDTH
-    return network + nbytes / replica_cards / card.host_in
+    return network + nbytes / cards / card.host_in

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from configs.schema import Config
 from rl.planner.forecast import warm_up
 from rl.planner.hardware import Card
+from rl.planner.layout import replica_cards
 from rl.planner.roofline import card_costs
 from rl.planner.shape import ModelShape
 from rl.planner.simulate import Setup, simulate
 from rl.planner.workload import Workload
 
 TOTALS = (8, 16, 32, 64, 128, 256, 512, 1000)
+"""Numbers of cards that are simulated."""
 _STEPS = 4
 
 
@@ -40,20 +42,19 @@ class Scaling:
     """`rollout.prompts_per_step` in proportion to the cards."""
 
 
-def scaling(
-    config: Config, *, shape: ModelShape, card: Card, workload: Workload, replica_cards: int, totals: tuple[int, ...] = TOTALS
-) -> Scaling:
+def scaling(config: Config, *, shape: ModelShape, card: Card, workload: Workload) -> Scaling:
     """Simulate every number of cards that a rank and a replica fit into; whether their memory suffices is another question."""
-    configured = config.learner.ranks + config.generator.replicas * replica_cards
+    cards = replica_cards(config)
+    configured = config.learner.ranks + config.generator.replicas * cards
     same, grown = [], []
-    for total in totals:
-        if total < 1 + replica_cards:
+    for total in TOTALS:
+        if total < 1 + cards:
             continue
         replicas = max(1, round(total * config.generator.replicas / configured))
-        replicas = min(replicas, (total - 1) // replica_cards)
-        ranks = total - replicas * replica_cards
+        replicas = min(replicas, (total - 1) // cards)
+        ranks = total - replicas * cards
         sized = replace(config, learner=replace(config.learner, ranks=ranks), generator=replace(config.generator, replicas=replicas))
-        costs = card_costs(sized, shape=shape, card=card, replica_cards=replica_cards)
+        costs = card_costs(sized, shape=shape, card=card)
         setup = Setup(config=sized, shape=shape, costs=costs, workload=workload, prefix_cache=True)
         same.append(_point(setup, times=1, of=sized, cards=total))
         # Ranks and replicas that have as much to do each as in the configuration: one such ring stands for the larger one, at the

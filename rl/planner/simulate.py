@@ -177,6 +177,7 @@ class Ring:
             groups, stale = self._buffer.take()
             self._reject(stale)
             if groups:
+                await self._admit()
                 return groups
             await self._admit()
             await self._changed.wait()
