@@ -76,7 +76,7 @@ def activation_bytes(shape: ModelShape, *, dtype: str) -> float:
     Counted over the tensors that autograd saves in transformers' Llama and CWM layers, in elements: of each of the two norms its
     float32 input (two in bfloat16), its normalized form and its output; queries and keys before, turned for and after the rotation; keys
     and values repeated for their heads; the attention's output twice; gate, up, silu(gate) and their product, and one gradient of that
-    size while the backward pass goes on. On an H200 the sum is within 5% of what two layers of CWM 32B take (docs/results/plan.md).
+    size while the backward pass goes on. On an H200 the sum is within 8% of what two layers of CWM 32B take (docs/results/plan.md).
     """
     width = DTYPE_BYTES[dtype]
     norms = 2 * shape.hidden * (4 + 2 * width)
@@ -93,11 +93,11 @@ def learner_parts(config: Config, *, shape: ModelShape, batch: tuple[int, int, i
     parameters = width * (own if learner.zero_stage == 3 else shape.parameters)
     parts = [
         Part(name="parameters", bytes=parameters, change=more_ranks if learner.zero_stage == 3 else "set learner.zero_stage=3"),
-        Part(name="gradients", bytes=4 * own, change=more_ranks),
     ]
     if not learner.offload_optimizer:
         change = f"set learner.offload_optimizer=true, or {more_ranks}"
         parts += [
+            Part(name="gradients", bytes=4 * own, change=change),
             Part(name="master weights and moments", bytes=12 * own, change=change),
             Part(name="optimizer's working copy", bytes=4 * min(own, _SUB_GROUP)),
         ]
