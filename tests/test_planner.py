@@ -196,6 +196,14 @@ def test_slots_make_a_queue() -> None:
     assert found.peak_sequences == 2 and found.busy == pytest.approx(1.0)
 
 
+def test_episodes_wait_for_room() -> None:
+    """Room for one group of 2: the two groups of a batch run one after the other."""
+    setup = Setup(config=make_config(), shape=SMOLLM2_135M, costs=FREE, workload=Listed(sampled=(1,), seconds=(3.0,)), live_episodes=2)
+    found = simulate(setup, steps=2)
+    assert [step.phases["rollout"] for step in found.steps] == pytest.approx([6, 6])
+    assert found.held_back == 0.5
+
+
 def test_a_swap_of_weights_falls_inside_a_completion() -> None:
     """Decode steps of 1 s, training of 3 s: a completion of 12 tokens has tokens of several versions, and none is lost."""
     costs = replace(FREE, decode=DecodeCost(step=1.0, sequence=0, position=0), train_step=3.0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import Config
+from rl.plan import containers_at_once
 from rl.planner.memory import GIB, ProcessMemory
 from rl.planner.simulate import Simulated, StepRecord
 
@@ -206,5 +207,10 @@ def _limit(
             more.append("all slots are in use: raise generator.slots where memory allows")
         advice = [*([first] if not staleness else []), *more, *also]
         return f"the generators: {waits}, and they are busy {busy:.0%} of the time that weight sync leaves them", tuple(advice)
+    if simulated.held_back > 0.5:
+        room = f"{simulated.held_back:.0%} of the groups wait until other episodes have ended: raise containers.at_once"
+        if not config.containers.at_once:
+            room += f" (0 means four a processor of the machine that starts the run: {containers_at_once(config)} here)"
+        return f"room for episodes: {waits}, and the generators are busy only {busy:.0%} of the time", (room, *also)
     advice = [first] if not staleness else [f"raise rollout.max_staleness above {staleness}: more episodes run at a time"]
     return f"the environment's latency: {waits}, and the generators are busy only {busy:.0%} of the time", (*advice, *also)

@@ -68,6 +68,8 @@ class Simulated:
     """Most cached positions of one replica, summed over sequences and layers."""
     peak_sequences: int
     """Most sequences of one replica at a time."""
+    held_back: float
+    """Share of the groups that had to wait for room before they could start."""
     peak_batch: tuple[int, int, int]
     """Of the largest micro-batch of a rank: tokens with padding, longest row, response tokens."""
 
@@ -119,6 +121,7 @@ class Ring:
         self._barren = 0
         self._failure: BaseException | None = None
         self._peak_batch = (0, 0, 0)
+        self._entered = self._held_back = 0
 
     async def run(self, steps: int) -> Simulated:
         """Go round the ring."""
@@ -159,6 +162,7 @@ class Ring:
             occupancy=sum(replica.sequence_seconds for replica in self._replicas) / busy if busy else 0.0,
             peak_positions=max(replica.peak_positions for replica in self._replicas),
             peak_sequences=max(replica.peak_sequences for replica in self._replicas),
+            held_back=self._held_back / self._entered,
             peak_batch=self._peak_batch,
         )
 
@@ -208,7 +212,10 @@ class Ring:
 
     async def _run_job(self, job: GroupJob) -> None:
         try:
+            asked = asyncio.get_running_loop().time()
             await self._room.enter(job)
+            self._entered += 1
+            self._held_back += asyncio.get_running_loop().time() > asked
             group = await self._group(job)
             await self._room.leave(job)
             del self._running[job.group_id]
