@@ -59,13 +59,15 @@ class Listed:
         return "listed"
 
 
+BASE = (
+    *("run.name=p", "model.path=cwm-32b", "tasks.t.kind=programs", "tasks.t.env=math", "tasks.t.options.kind=addition"),
+    *("rollout.prompts_per_step=2", "rollout.samples_per_prompt=2", "generator.slots=16"),
+)
+
+
 def make_config(**sections: dict[str, object]) -> Config:
     words = [f"{section}.{name}={json.dumps(value)}" for section, values in sections.items() for name, value in values.items()]
-    base = [
-        *("run.name=p", "model.path=cwm-32b", "tasks.t.kind=programs", "tasks.t.env=math", "tasks.t.options.kind=addition"),
-        *("rollout.prompts_per_step=2", "rollout.samples_per_prompt=2", "generator.slots=16"),
-    ]
-    return load_config([], base + words)
+    return load_config([], [*BASE, *words])
 
 
 def ring(config: Config, costs: Costs, workload: Listed, *, steps: int = 4) -> Simulated:
@@ -127,6 +129,15 @@ def test_a_decode_step_on_an_h200_takes_what_was_measured(batch: int, context: i
     layer = replace(CWM_32B, windows=(None,), vocab=1)
     decode = card_costs(make_config(), shape=layer, card=H200).decode
     assert decode.seconds(sequences=batch, positions=batch * context) == pytest.approx(milliseconds / 1e3, rel=0.05)
+
+
+def test_ranks_that_share_sequences_and_cards_that_share_a_replica_share_the_work() -> None:
+    def costs(*words: str) -> Costs:
+        return card_costs(load_config([], [*BASE, "learner.ranks=8", *words]), shape=CWM_32B, card=H200)
+
+    alone, shared = costs(), costs("learner.sequence_parallel=8", "generator.engine=vllm", "vllm.tensor_parallel_size=2")
+    assert shared.train.pair == alone.train.pair / 8 and alone.train.token / 8 < shared.train.token < alone.train.token / 6
+    assert shared.decode.position == alone.decode.position / 2 and alone.decode.step / 2 < shared.decode.step < alone.decode.step
 
 
 def test_the_fit_finds_the_factors_and_none_below_zero() -> None:

@@ -72,7 +72,7 @@ def on_cards(config: Config, *, shape: ModelShape, card: Card, workload: Workloa
     """The forecast for cards: a rank has one, a replica `vllm.tensor_parallel_size`."""
     cards = replica_cards(config)
     costs = card_costs(config, shape=shape, card=card)
-    setup = Setup(config=config, shape=shape, costs=costs, workload=workload, live_episodes=_live_episodes(config), prefix_cache=True)
+    setup = Setup(config=config, shape=shape, costs=costs, workload=workload, live_episodes=_live_episodes(config))
     simulated = simulate(setup, steps=steps + warm_up(config))
     memory = card_memory(config, shape=shape, simulated=simulated, card=card)
     subject = Subject(

@@ -135,7 +135,9 @@ def replica_parts(config: Config, *, shape: ModelShape, simulated: Simulated) ->
     width, cards = DTYPE_BYTES[dtype], replica_cards(config)
     cache = simulated.peak_positions * shape.kv_bytes_of_position(dtype=dtype) / cards
     return [
-        Part(name="weights", bytes=width * shape.parameters / cards, change="give a replica more cards"),
+        Part(
+            name="weights", bytes=width * shape.parameters / cards, change="set generator.engine=vllm and raise vllm.tensor_parallel_size"
+        ),
         Part(
             name=f"KV cache of {simulated.peak_sequences} sequences",
             bytes=cache,
@@ -159,7 +161,7 @@ def card_memory(config: Config, *, shape: ModelShape, simulated: Simulated, card
         kind="replica's card",
         count=config.generator.replicas * replica_cards(config),
         parts=(*replica_parts(config, shape=shape, simulated=simulated), runtime),
-        available=card.memory,
+        available=card.memory * (config.vllm.memory_share if config.generator.engine == "vllm" else 1.0),
     )
     return ranks, replicas, *_hosts(config, shape=shape, card=card)
 

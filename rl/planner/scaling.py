@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from configs.schema import Config
 from rl.planner.forecast import warm_up
 from rl.planner.hardware import Card
-from rl.planner.layout import replica_cards
+from rl.planner.layout import replica_cards, sequence_ranks
 from rl.planner.roofline import card_costs
 from rl.planner.shape import ModelShape
 from rl.planner.simulate import Setup, simulate
@@ -44,18 +44,18 @@ class Scaling:
 
 def scaling(config: Config, *, shape: ModelShape, card: Card, workload: Workload) -> Scaling:
     """Simulate every number of cards that a rank and a replica fit into; whether their memory suffices is another question."""
-    cards = replica_cards(config)
+    cards, sharers = replica_cards(config), sequence_ranks(config)
     configured = config.learner.ranks + config.generator.replicas * cards
     same, grown = [], []
     for total in TOTALS:
-        if total < 1 + cards:
+        if total < sharers + cards:
             continue
         replicas = max(1, round(total * config.generator.replicas / configured))
-        replicas = min(replicas, (total - 1) // cards)
-        ranks = total - replicas * cards
+        replicas = min(replicas, (total - sharers) // cards)
+        ranks = (total - replicas * cards) // sharers * sharers
         sized = replace(config, learner=replace(config.learner, ranks=ranks), generator=replace(config.generator, replicas=replicas))
         costs = card_costs(sized, shape=shape, card=card)
-        setup = Setup(config=sized, shape=shape, costs=costs, workload=workload, prefix_cache=True)
+        setup = Setup(config=sized, shape=shape, costs=costs, workload=workload)
         same.append(_point(setup, times=1, of=sized, cards=total))
         # Ranks and replicas that have as much to do each as in the configuration: one such ring stands for the larger one, at the
         # larger one's costs of collectives and weight sync.

@@ -22,6 +22,7 @@ from rl.batch import make_batches
 from rl.buffer import Buffer, Rejection
 from rl.filters import get_door, put_door, unfit_rollout
 from rl.planner.costs import Costs
+from rl.planner.layout import sequence_ranks
 from rl.planner.replica import Replica, Sampled
 from rl.planner.shape import ModelShape
 from rl.planner.virtual_time import run_virtually
@@ -84,8 +85,6 @@ class Setup:
     workload: Workload
     live_episodes: int | None = None
     """Most episodes at a time; None: any number."""
-    prefix_cache: bool = False
-    """Replicas keep the KV of an episode between its turns."""
 
 
 def simulate(setup: Setup, *, steps: int) -> Simulated:
@@ -100,6 +99,8 @@ class Ring:
         self._setup = setup
         config = self._config = setup.config
         self._lockstep = config.rollout.max_staleness == 0
+        self._keeps_prefixes = config.generator.engine == "vllm" and config.vllm.prefix_cache != "off"
+        """Replicas do not compute the KV of an episode's earlier turns again; what a swap of weights resets is not modelled."""
         self._unit = _unit(setup)
         self._scaled = _scaled(config, self._unit)
         self._buffer = Buffer(
@@ -275,7 +276,7 @@ class Ring:
         await asyncio.sleep(draw.turns[0].seconds)
         for turn in draw.turns[1:]:
             length += turn.shown
-            fresh = turn.shown if self._setup.prefix_cache else length
+            fresh = turn.shown if self._keeps_prefixes else length
             (sampled,) = await replica.generate((episode,), prompt=length, fresh=fresh, sampled=[turn.sampled])
             turns.append(_turn(turn.shown, sampled, unit=self._unit))
             length += turn.sampled
@@ -305,6 +306,7 @@ class Ring:
             return (), 0.0
         self._barren = 0
         batches = make_batches(samples, config=config, n_rollouts=sum(len(group.rollouts) for group in groups))
+        batches = batches[:: sequence_ranks(config)]  # those that share sequences have the same ones
         optimizer = len(batches[0]) * self._setup.costs.optimizer
         await asyncio.sleep(self._setup.costs.train_step + optimizer + self._micro_batch_seconds(batches))
         return samples, optimizer
