@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from omegaconf import MISSING
 
 from configs.checked import Checked, bounded
+from configs.cluster import ClusterConfig
 from configs.vllm import VllmConfig
 
 Json = Any
@@ -388,6 +389,7 @@ class Config(Checked):
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     containers: ContainersConfig = field(default_factory=ContainersConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -409,6 +411,7 @@ class Config(Checked):
                 f"filters.min_solve_rate {self.filters.min_solve_rate} is above filters.max_solve_rate "
                 f"{self.filters.max_solve_rate}: every group would be rejected"
             )
+        self.cluster.check(replicas=self.generator.replicas, workers=self.rollout.workers, max_staleness=self.rollout.max_staleness)
 
 
 def resolved(config: Config) -> Mapping[str, Json]:

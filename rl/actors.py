@@ -4,16 +4,18 @@
 """
 
 import asyncio
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
+from rl.generator_client import GeneratorRouter
+from rl.generator_pool import Serving
 from rl.records import Batch, Completion, GenerateRequest, RolloutGroup, StepStats, WeightBucket
-from rl.rollout import GeneratorClient, GroupJob, GroupOutcome
+from rl.rollout import GroupJob, GroupOutcome
+from rl.status.reporter import Reporter
 
 if TYPE_CHECKING:
     from rl.generator import Generator
@@ -32,19 +34,55 @@ class ActorContext:
     """True without a learner: generators answer with the checkpoint's own weights."""
 
 
+_IDLE = "waits for the loop"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """How a process tells the run what it does."""
+
+    part: str
+    address: Callable[[], str]
+    """Of the node that the process finds itself on."""
+    board: Callable[..., bool]
+    """Takes a record and the process's name; False when the run has given it up."""
+    name: str
+    """Of this process, which another of the same part does not have."""
+
+    def start(self) -> Reporter:
+        """Begin to beat."""
+        return Reporter(self.part, mailbox=partial(self.board, name=self.name), address=self.address())
+
+
 class LearnerActor:
     """One ZeRO rank."""
 
     def __init__(
-        self, context: ActorContext, rank: int, world_size: int, init_method: str, threads: int, put: Callable[[WeightBucket], Any]
+        self,
+        context: ActorContext,
+        report: Report,
+        rank: int,
+        world_size: int,
+        init_method: str,
+        threads: int,
+        put: Callable[[WeightBucket], Any],
     ) -> None:
         """`put` places a bucket where generators can read it and returns a reference."""
+        self._reporter = report.start()
+        self._reporter.doing("imports, loads the model, and waits for the other ranks")
         from rl.learner import Learner
 
         self._put = put
         self._learner = Learner(
-            context.config, model_path=context.model_path, rank=rank, world_size=world_size, init_method=init_method, threads=threads
+            context.config,
+            model_path=context.model_path,
+            rank=rank,
+            world_size=world_size,
+            init_method=init_method,
+            threads=threads,
+            note=self._reporter.doing,
         )
+        self._reporter.doing(_IDLE)
 
     def ready(self) -> bool:
         """Answers once the engine is built."""
@@ -52,54 +90,68 @@ class LearnerActor:
 
     def train_step(self, batches: Sequence[Batch]) -> StepStats:
         """One optimizer step for each batch."""
-        return self._learner.train_step(batches)
+        with self._reporter.phase("training step", then=_IDLE):
+            return self._learner.train_step(batches)
 
     def publish(self, version: int, delta: bool) -> tuple[list[Any], int]:
         """Hand this rank's partition over bucket by bucket; the references, and how many bytes they stand for."""
         references, nbytes = [], 0
-        for bucket in self._learner.buckets(version, delta=delta):
-            references.append(self._put(bucket))
-            nbytes += bucket.nbytes
+        with self._reporter.phase(f"handing over the weights of version {version}", then=_IDLE):
+            for bucket in self._learner.buckets(version, delta=delta):
+                references.append(self._put(bucket))
+                nbytes += bucket.nbytes
         return references, nbytes
 
     def save(self, folder: Path) -> None:
         """Write this rank's state for an exact resume."""
-        self._learner.save(folder)
+        with self._reporter.phase("writing its checkpoint", then=_IDLE):
+            self._learner.save(folder)
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote."""
-        self._learner.load(folder)
+        with self._reporter.phase("reading its checkpoint", then=_IDLE):
+            self._learner.load(folder)
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face checkpoint (all ranks take part, rank 0 writes)."""
-        self._learner.export(folder)
+        with self._reporter.phase("exporting the model", then=_IDLE):
+            self._learner.export(folder)
 
     def close(self) -> None:
         """Leave the process group."""
         self._learner.close()
+        self._reporter.close()
 
 
 class GeneratorActor:
-    """One generator replica. After a restart it answers only once the current weights have reached it."""
+    """One generator replica. It answers requests only once weights have reached it."""
 
-    def __init__(self, context: ActorContext, threads: int) -> None:
+    def __init__(self, context: ActorContext, report: Report, threads: int) -> None:
+        self._reporter = report.start()
+        self._reporter.doing("imports and loads the model")
         import torch
 
         torch.set_num_threads(threads)
         self._generator = _make_generator(context)
-        self._incarnation = uuid.uuid4().hex
+        self._reporter.describe_by(self._generator.describe)
         self._seeded = asyncio.Event()
         if context.weights_from_disk:
             self._seeded.set()
 
-    async def incarnation(self) -> str:
-        """Changes when the actor was restarted."""
-        return self._incarnation
+    async def ready(self) -> bool:
+        """Answers once the model is loaded, and while the process is alive."""
+        return True
+
+    async def stay(self) -> None:
+        """Is never answered: whoever calls it hears of the end of the process."""
+        await asyncio.Event().wait()
 
     async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]:
         """See Generator.generate."""
         await self._seeded.wait()
-        return await self._generator.generate(request)
+        completions = await self._generator.generate(request)
+        self._reporter.event(f"answered request {request.key}")
+        return completions
 
     async def expect(self, episodes: Sequence[str]) -> None:
         """See Generator.expect."""
@@ -121,6 +173,7 @@ class GeneratorActor:
         """See Generator.commit_weights."""
         checksum = await self._generator.commit_weights(version)
         self._seeded.set()
+        self._reporter.event(f"took the weights of version {version}")
         return checksum
 
 
@@ -155,7 +208,9 @@ def _make_generator(context: ActorContext) -> "Generator":
 class RolloutActor:
     """One rollout worker process."""
 
-    def __init__(self, context: ActorContext, generators: Sequence[GeneratorClient], writer: str) -> None:
+    def __init__(self, context: ActorContext, report: Report, serving: Serving, writer: str) -> None:
+        self._reporter = report.start()
+        self._reporter.doing("imports, and starts its graders")
         from environments.containers.make import use_containers
         from environments.registry import load_plugins
         from environments.sandbox.make import use_sandbox
@@ -185,20 +240,40 @@ class RolloutActor:
             flagger=Flags(),
         )
         self._spans = SpanWriter(context.run_dir, attempt=context.attempt, actor=writer)
+        self._router = GeneratorRouter(serving, start_timeout=config.cluster.start_timeout, part_timeout=config.cluster.part_timeout)
         self._worker = RolloutWorker(
             config,
             renderer=Renderer(load_tokenizer(context.model_path)),
-            generators=generators,
-            write_group=self._write,
+            generators=self._router.clients,
+            write_group=self._writer.write_group,
             record_span=self._spans.record,
         )
+        self._reporter.describe_by(self._describe)
 
-    def _write(self, group: RolloutGroup) -> None:
-        self._writer.write_group(group)
+    def _describe(self) -> tuple[str, float]:
+        from environments.sandbox.client import PoolClient
 
-    async def run_group(self, job: GroupJob) -> GroupOutcome:
-        """Collect one group."""
-        return await self._worker.run_group(job)
+        what, since = self._worker.describe()
+        return f"{what}; {PoolClient.in_flight} programs in the sandbox" if PoolClient.in_flight else what, since
+
+    async def run_group(self, job: GroupJob) -> tuple[GroupOutcome, tuple[str, ...]]:
+        """Collect one group; it, and the ids of the groups that have become durable in the log since the last answer."""
+        outcome = await self._worker.run_group(job)
+        self._reporter.event(f"finished group {job.group_id}")
+        return outcome, self._writer.take_sealed()
+
+    async def log_again(self, groups: Sequence[RolloutGroup]) -> None:
+        """Write groups that another worker finished and may not have written before it was lost."""
+        for group in groups:
+            self._writer.write_group(group)
+
+    async def serve(self, serving: Serving) -> None:
+        """From now on these generators serve."""
+        self._router.update(serving)
+
+    async def stay(self) -> None:
+        """Is never answered: whoever calls it hears of the end of the process."""
+        await asyncio.Event().wait()
 
     async def flush(self) -> None:
         """Make every finished group durable in the log."""
@@ -209,7 +284,8 @@ class RolloutActor:
         await self._worker.close()
         self._spans.close()
         self._writer.close()
+        self._reporter.close()
 
-    async def pid(self) -> int:
-        """Process id; answers once the worker is built."""
-        return os.getpid()
+    async def ready(self) -> bool:
+        """Answers once the worker is built."""
+        return True

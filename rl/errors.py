@@ -7,3 +7,11 @@ class RunFailed(RuntimeError):
 
 class PartDied(RunFailed):
     """A learner, generator or rollout worker died, or did not answer within its deadline."""
+
+
+class PartGone(Exception):
+    """A call did not reach its process, or got no answer: the process is dead, its node is, or it was given up. Callers try elsewhere."""
+
+
+class PartUnreachable(PartGone):
+    """For now: the process may be alive behind a connection that broke. Callers try again."""

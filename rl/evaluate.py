@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from configs.schema import Config
 from environments.records import Problem
 from rewards.score import ScoreStatus
+from rl.errors import PartDied
 from rl.log.metrics import ungraded_text
 from rl.records import Sampling
 from rl.rollout import GroupJob, GroupOutcome
@@ -160,7 +161,7 @@ async def evaluate_heldout(
     ]
     if config.rollout.max_staleness == 0:
         await rollouts.expect(jobs)
-    outcomes = await asyncio.gather(*(rollouts.run(job) for job in jobs))
+    outcomes = await _all_outcomes([asyncio.ensure_future(rollouts.run(job)) for job in jobs], jobs, timeout=config.rollout.timeout)
     by_env: dict[str, PassRate] = {}
     tokens, count = 0, 0
     for outcome in outcomes:
@@ -170,6 +171,27 @@ async def evaluate_heldout(
         for rollout in outcome.group.rollouts if outcome.group else ():
             tokens, count = tokens + rollout.n_sampled, count + 1
     return EvalReport(step=step, by_env=by_env, mean_tokens=tokens / count if count else 0.0)
+
+
+async def _all_outcomes(calls: "Sequence[asyncio.Future[GroupOutcome]]", jobs: Sequence[GroupJob], *, timeout: float) -> list[GroupOutcome]:
+    """Of all jobs, in order. Raises PartDied when none lands for `timeout` seconds."""
+    pending = set(calls)
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            for call in done:
+                call.result()
+            if not done:
+                late = ", ".join(job.group_id for job, call in zip(jobs, calls, strict=True) if call in pending)
+                raise PartDied(
+                    f"the evaluation waits for {len(pending)} of {len(calls)} problems, and none was finished within rollout.timeout="
+                    f"{timeout:.0f} s: {late[:200]}; rl status tells what the parts do"
+                )
+        return [call.result() for call in calls]
+    finally:
+        for call in pending:
+            call.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
 def _pass_rate(outcome: GroupOutcome) -> PassRate:

@@ -16,12 +16,13 @@ from rl.actors import ActorContext
 from rl.evaluate import EvalReport, PassRate, evaluate_heldout
 from rl.log.runs import RunPaths, prepare_run
 from rl.model import resolve_model
-from rl.placement import start_cluster, start_ray, stop_ray, weight_bytes
+from rl.placement import start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
 from rl.plan import make_plan
 from rl.preflight import check_policy, checked_tasks, left_out, left_out_lines
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.sampling import make_sampling
+from rl.supervise import supervised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,21 +90,30 @@ def evaluate_command(
         paths = RunPaths(root=folder / "eval")
         redirect_library_noise(paths.library_log)
         plan = make_plan(config)
-        start_ray(plan, model_bytes=weight_bytes(path))
         try:
+            start_ray(plan, model_bytes=weight_bytes(path))
+            watch = watch_parts(paths, run_id=identity.run_id, attempt=1)
             context = ActorContext(
                 config=config, model_path=path, run_dir=paths.root, run_id=identity.run_id, attempt=1, weights_from_disk=True
             )
-            cluster = await start_cluster(context, plan=plan, with_learner=False, say=lambda message: print(message, file=sys.stderr))
-            try:
-                reports = [
-                    await evaluate_heldout(config, problems=problems, rollouts=cluster.rollouts, sampling=sampling, step=0, seed=seed)
-                    for seed in seeds
-                ]
-            finally:
-                await cluster.close()
+
+            def say(message: str) -> None:
+                print(message, file=sys.stderr)
+
+            async with supervised([watch.run]):
+                cluster = await start_cluster(context, plan=plan, watch=watch, with_learner=False, say=say)
+                try:
+                    async with supervised(cluster.watches):
+                        reports = [
+                            await evaluate_heldout(
+                                config, problems=problems, rollouts=cluster.rollouts, sampling=sampling, step=0, seed=seed
+                            )
+                            for seed in seeds
+                        ]
+                finally:
+                    await cluster.close()
         finally:
-            stop_ray()
+            stop_ray(run_id=identity.run_id)
         return SeededReport(seeds=tuple(seeds), reports=tuple(reports), left_out=left_out(mixture))
 
     # The evaluation's own rollout log is scratch: what a run keeps is written by `rl train`.

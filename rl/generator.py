@@ -11,6 +11,7 @@ It does not know about Ray, tasks or rewards.
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Generator:
         self._paused = False
         self._closed = False
         self._failure: BaseException | None = None
+        self._described = ("", time.time())
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -125,6 +127,24 @@ class Generator:
             return checksum
 
         return str(await self._on_engine_thread(commit))
+
+    def describe(self) -> tuple[str, float]:
+        """What it does or waits for, and since when (Unix seconds). Reads without a lock: it may be a step behind."""
+        if self._closed:
+            what = f"has stopped: {self._failure!r}" if self._failure else "is closed"
+        elif self._paused:
+            what = "takes in weights"
+        elif self._running:
+            what = f"samples {len(self._running)} requests, {len(self._waiting)} more wait"
+        elif self._waiting:
+            missing = sorted(self._live - {episode for pending in self._waiting.values() for episode in pending.request.episodes})
+            what = f"{len(self._waiting)} requests wait until {len(missing)} live episodes ask too: {', '.join(missing[:3])}"
+        else:
+            what = "waits for requests"
+        kind = what.split()[0] if not self._waiting or self._running else what
+        if kind != self._described[0]:
+            self._described = (kind, time.time())
+        return what, self._described[1]
 
     def close(self) -> None:
         """End the engine thread; pending requests fail with GeneratorClosed."""

@@ -8,7 +8,8 @@ It does not choose what to train on, assign advantages or move weights to genera
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,23 @@ def learning_rate(config: LearnerConfig, *, step: int, total: int) -> float:
 class Learner:
     """One rank of the learner. All ranks call the same methods in the same order."""
 
-    def __init__(self, config: Config, *, model_path: Path, rank: int, world_size: int, init_method: str, threads: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        model_path: Path,
+        rank: int,
+        world_size: int,
+        init_method: str,
+        threads: int,
+        note: Callable[[str], None] = lambda what: None,
+    ) -> None:
         """
         Args:
             model_path: folder with a Hugging Face checkpoint.
             init_method: where the ranks meet, `tcp://127.0.0.1:PORT` or `file:///path`.
             threads: CPU threads of this rank.
+            note: hears what this rank is at.
         """
         torch.set_num_threads(threads)
         if not zero.ON_GPU:
@@ -79,10 +91,13 @@ class Learner:
         self._rank, self._world_size = rank, world_size
         self._model_path = model_path
         self._steps_done = 0
+        self._note = note
         self._total_steps = config.run.steps * config.learner.optimizer_steps_per_batch
         self._dtype = DTYPES[config.model.dtype]
         self._stage = zero.effective_stage(config.learner, self._dtype)
-        zero.join(rank=rank, world_size=world_size, init_method=init_method)
+        # Longer than the loop waits for a call: its diagnosis, which knows all ranks, comes first.
+        timeout = timedelta(seconds=60 + max(config.rollout.timeout, config.cluster.start_timeout))
+        zero.join(rank=rank, world_size=world_size, init_method=init_method, timeout=timeout)
         together = config.learner.sequence_parallel
         self._sequence = SequenceParallel(together) if together > 1 else None
         self._counts = self._sequence is None or self._sequence.rank == 0  # else a neighbour reports the same micro-batches
@@ -121,9 +136,11 @@ class Learner:
         old = self._old_logprobs(batches)
         self._engine.train()
         for batch, old_of_batch in zip(batches, old, strict=True):
-            for micro_batch, old_N in zip(batch.micro_batches, old_of_batch, strict=True):
+            for i, (micro_batch, old_N) in enumerate(zip(batch.micro_batches, old_of_batch, strict=True), start=1):
+                self._note(f"optimizer step {self._steps_done + 1}: micro-batch {i} of {len(batch.micro_batches)}")
                 self._accumulate(micro_batch, old_N=old_N, totals=totals)
             rate = learning_rate(self._config.learner, step=self._steps_done, total=self._total_steps)
+            self._note(f"optimizer step {self._steps_done + 1}: exchanges gradients and applies them")
             norms += self._apply(batch, rate)
         sums = totals.sums.to(self._device)
         if self._world_size > 1:

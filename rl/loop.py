@@ -20,9 +20,9 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from configs.schema import Config
 from environments.sources.mixture import Mixture
@@ -30,12 +30,14 @@ from rl.advantage import advantages
 from rl.batch import make_batches
 from rl.buffer import Buffer, Rejection
 from rl.checkpoint import Checkpoints, LoopState, UnfinishedJob
+from rl.clock import Clock
 from rl.errors import PartDied, RunFailed
 from rl.evaluate import EvalReport, evaluate_heldout
 from rl.filters import DropReason, ungraded
 from rl.records import Batch, Publication, Rollout, RolloutGroup, Sampling, Span, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
 from rl.samples import to_samples
+from rl.status.record import OwnPart
 from rl.unrewarded import Unrewarded
 
 _HEARTBEAT = 10.0
@@ -53,7 +55,6 @@ class GeneratorsHandle(Protocol):
     """All generator replicas as one."""
 
     async def load(self, publication: Publication) -> str: ...
-    async def watch(self) -> None: ...
 
 
 class RolloutsHandle(Protocol):
@@ -94,29 +95,6 @@ class Observer(Protocol):
     def span(self, span: Span) -> None: ...
     def waiting(self, reason: str) -> None: ...
     def say(self, message: str) -> None: ...
-
-
-@dataclass(kw_only=True)
-class _Clock:
-    """Seconds by phase of the current step."""
-
-    record: Callable[[Span], None]
-    phases: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def phase(self, name: str, *, step: int) -> Any:
-        """`step` is the training step, 1-based, that the phase belongs to."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            seconds, now = time.monotonic() - started, time.time()
-            self.phases[name] = self.phases.get(name, 0.0) + seconds
-            self.record(Span(name=name, started=now - seconds, ended=now, version=step - 1, train_step=step))
-
-    def take(self) -> dict[str, float]:
-        taken, self.phases = self.phases, {}
-        return taken
 
 
 class Loop:
@@ -164,7 +142,9 @@ class Loop:
         self._barren_groups = 0
         self._unrewarded = Unrewarded()
         self._saved_version = -1
-        self._clock = _Clock(record=observer.span)
+        self._moved, self._last_put = time.time(), ""
+        """When a group landed last, and which."""
+        self._clock = Clock(record=observer.span)
 
     def restore(self, state: LoopState) -> None:
         """Continue from a checkpoint; the learner restores its own part."""
@@ -186,7 +166,7 @@ class Loop:
 
     async def run(self) -> None:
         """Go round the ring until `run.steps` steps are done. Raises RunFailed when a part fails."""
-        async with self._background(self._generators.watch):
+        async with self._tasks_ended():
             await self._publish()
             if self._buffer.version == 0:
                 with self._clock.phase("evaluate", step=1):
@@ -308,6 +288,7 @@ class Loop:
             outcome = await self._rollouts.run(job)
             del self._running[job.group_id]
             self._landed.append(outcome)
+            self._moved, self._last_put = time.time(), f"group {job.group_id} has landed"
             self._settle()
             if not self._lockstep:
                 await self._admit()
@@ -424,23 +405,23 @@ class Loop:
         if self._failure is not None:
             raise self._failure
 
+    def parts(self) -> tuple[OwnPart, ...]:
+        """What the loop and its buffer are at, for the run's status."""
+        clock, wanted = self._clock, self._config.rollout.prompts_per_step
+        waits = f" ({self._diagnosis()})" if "rollout" in clock.doing else ""
+        room = self._buffer.room(running=len(self._running) + len(self._landed))
+        held = f"holds {len(self._buffer)} groups of {wanted} a step, {len(self._running)} run, room for {room} more"
+        return (
+            OwnPart(part="loop", doing=clock.doing + waits, since=clock.since, event=clock.event, event_at=clock.event_at),
+            OwnPart(part="buffer", doing=held, since=self._moved, event=self._last_put, event_at=self._moved),
+        )
+
     @contextlib.asynccontextmanager
-    async def _background(self, watch: Callable[[], Any]) -> AsyncIterator[None]:
-        """Run the generators' watch beside the ring; its failure is the run's. Ends every task on the way out."""
-
-        async def guarded() -> None:
-            try:
-                await watch()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:
-                self._failure = self._failure or error
-                self._changed.set()
-
-        watcher = asyncio.create_task(guarded())
+    async def _tasks_ended(self) -> AsyncIterator[None]:
+        """End every task on the way out."""
         try:
             yield
         finally:
-            for task in (watcher, *self._tasks):
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(watcher, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)

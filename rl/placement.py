@@ -1,18 +1,18 @@
-"""Where everything runs: the only file that knows Ray.
+"""Where everything runs: starts Ray, and the logic classes as its actors, with the plan's thread counts.
 
-It wraps the logic classes into actors, starts them with the plan's thread counts, restarts rollout workers and
-generators that die, and turns a dead learner into an error. The loop sees three plain objects: `learner`, `generators`
-and `rollouts`.
+What the loop sees are three plain objects, `learner`, `generators` and `rollouts`. Generators and rollout workers may come and go
+(rl/crew.py); a dead learner ends the run. Beside `rl/remote.py` this is the only file that knows Ray.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
+import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,28 @@ if not os.environ.get("RAY_ADDRESS"):
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl.actors import ActorContext, GeneratorActor, LearnerActor, RolloutActor
+from rl.actors import ActorContext, GeneratorActor, LearnerActor, Report, RolloutActor
+from rl.chaos.requests import FaultRequests
+from rl.code_version import Sealed, check_code, code_version
+from rl.crew import Crew, Member
 from rl.engines.vllm_environment import runtime_environment
-from rl.errors import PartDied
+from rl.errors import PartDied, PartGone
+from rl.generator_pool import GeneratorPool
+from rl.learner_group import LearnerGroup
+from rl.log.runs import RunPaths
 from rl.plan import Plan, containers_at_once, uses_containers
-from rl.records import Batch, Completion, GenerateRequest, Publication, StepStats
-from rl.rollout import GroupJob, GroupOutcome
-from rl.room import Room
-from rl.weight_sync import BaseMissing
+from rl.remote import Board, Remote, awaited, cause, first_line, last_line
+from rl.rollout_pool import RolloutPool
+from rl.status.watch import Watch
 
 RENDEZVOUS = ".rendezvous-"
 """Begins the name of the file in the run's folder by which learner ranks find each other; of no use after the run."""
-_START_DEADLINE = 300.0
-_RESTARTS = 3
-"""How often one part may be restarted before the run is given up."""
-_RESTART_DEADLINE = 120.0
-"""Seconds in which a restarted generator must answer again."""
-_DELTAS_SHARE = 0.5
-"""Of the bytes of a whole version: when the deltas on it have as many, the next version is sent whole. They wait in the object store."""
+_CONNECT_DEADLINE = 20.0
+_CHECK_DEADLINE = 120.0
+"""Seconds in which each node of a cluster must have started a process and looked at its code."""
 _NOISE_OFF = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -58,270 +60,6 @@ def _threads_environment(threads: int) -> dict[str, str]:
     return {**threads_environment, **_NOISE_OFF, **local}
 
 
-class RemoteGenerator:
-    """A generator as rollout workers see it: calls are repeated while the actor is being restarted."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    async def generate(self, request: GenerateRequest) -> tuple[Completion, ...]:
-        """Sample; survives restarts of the actor. Raises what the generator raised: it is written down as the rollout's reason."""
-        try:
-            return await _through_restarts(lambda: self._actor.generate.remote(request))
-        except RayTaskError as error:
-            raise _cause(error) from None
-
-    async def release(self, episodes: Sequence[str]) -> None:
-        """Tell the actor that these episodes have ended."""
-        await _through_restarts(lambda: self._actor.release.remote(episodes))
-
-
-async def _through_restarts(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Repeat a call while the actor is down; a call that fails for its own reasons raises at once."""
-    deadline = time.monotonic() + _RESTART_DEADLINE
-    while True:
-        try:
-            return await call()
-        except RayActorError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(1.0)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The exception inside a RayTaskError."""
-    return error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException) else error
-
-
-class LearnerGroup:
-    """All ZeRO ranks as one learner."""
-
-    def __init__(self, actors: Sequence[Any], *, timeout: float, deltas: bool) -> None:
-        """`deltas`: publish what has changed where that is enough."""
-        self._actors = actors
-        self._timeout = timeout
-        self._deltas = deltas
-        self._version: int | None = None
-        self._whole_bytes = self._delta_bytes = 0
-
-    async def train_step(self, batches: Sequence[Sequence[Batch]]) -> tuple[StepStats, ...]:
-        """`batches[rank][optimizer step]`; the statistics of every rank."""
-        stats = await self._all("train_step", [actor.train_step.remote(b) for actor, b in zip(self._actors, batches, strict=True)])
-        return tuple(stats)
-
-    async def publish(self, version: int) -> Publication:
-        """References to every rank's buckets of this version: whole, or against the version published before."""
-        base = self._version if self._deltas and self._delta_bytes < _DELTAS_SHARE * self._whole_bytes else None
-        per_rank = await self._all("publish", [actor.publish.remote(version, base is not None) for actor in self._actors])
-        nbytes = sum(size for _, size in per_rank)
-        self._version = version
-        if base is None:
-            self._whole_bytes, self._delta_bytes = nbytes, 0
-        else:
-            self._delta_bytes += nbytes
-        buckets = tuple(reference for references, _ in per_rank for reference in references)
-        return Publication(version=version, base=base, buckets=buckets, nbytes=nbytes)
-
-    async def save(self, folder: Path) -> None:
-        """Write every rank's state."""
-        await self._all("save", [actor.save.remote(folder) for actor in self._actors])
-
-    async def load(self, folder: Path) -> None:
-        """Restore every rank's state. Raises ValueError when the checkpoint is damaged."""
-        await self._all("load", [actor.load.remote(folder) for actor in self._actors])
-
-    async def export(self, folder: Path) -> None:
-        """Write a Hugging Face checkpoint."""
-        await self._all("export", [actor.export.remote(folder) for actor in self._actors])
-
-    async def close(self) -> None:
-        """Leave the process group; best effort."""
-        with contextlib.suppress(PartDied, RayError):
-            await self._all("close", [actor.close.remote() for actor in self._actors])
-
-    async def _all(self, action: str, references: Sequence[Any]) -> list[Any]:
-        """Wait for every rank; the first failure counts at once, since the other ranks then wait in a collective forever."""
-        tasks = [asyncio.ensure_future(_await(reference)) for reference in references]
-        done, pending = await asyncio.wait(tasks, timeout=self._timeout, return_when=asyncio.FIRST_EXCEPTION)
-        for task in pending:
-            task.cancel()
-        for rank, task in enumerate(tasks):
-            error = task.exception() if task in done else None
-            if isinstance(error, RayActorError):
-                raise PartDied(f"learner rank {rank} died during {action}: {_first_line(error)}") from error
-            if error is not None:
-                raise _cause(error)
-        if pending:
-            silent = [rank for rank, task in enumerate(tasks) if task in pending]
-            raise PartDied(f"learner ranks {silent} did not finish {action} within {self._timeout:.0f} s")
-        return [task.result() for task in tasks]
-
-
-async def _await(reference: Any) -> Any:
-    return await reference
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-class GeneratorPool:
-    """All generator replicas: publishes weights, and brings a restarted replica up to date."""
-
-    def __init__(self, actors: Sequence[Any], *, timeout: float, say: Callable[[str], None]) -> None:
-        self._actors = actors
-        self._timeout = timeout
-        self._say = say
-        self._chain: list[Publication] = []
-        """A whole version and the deltas on it, which make the current one."""
-        self._incarnations: list[str] = [""] * len(actors)
-        self._expected: list[set[str]] = [set() for _ in actors]
-        self._load_lock = asyncio.Lock()
-
-    async def load(self, publication: Publication) -> str:
-        """Swap the weights of all replicas; returns the checksum of the version.
-
-        The buckets stay in the object store until the next whole version, to seed replicas that restart.
-        """
-        async with self._load_lock:
-            self._chain = [*self._chain, publication] if publication.base is not None else [publication]
-            sums = await asyncio.gather(*(self._load_one(i) for i in range(len(self._actors))))
-        if len(set(sums)) != 1:
-            raise PartDied(f"generators disagree on the weights of version {publication.version}: checksums {sorted(set(sums))}")
-        return sums[0]
-
-    async def expect(self, jobs: Sequence[GroupJob]) -> None:
-        """Announce the episodes of these jobs to the replicas that will serve them."""
-        for i, actor in enumerate(self._actors):
-            mine = [episode for job in jobs if job.index % len(self._actors) == i for episode in job.episodes]
-            self._expected[i].update(mine)
-            if mine:
-                await self._deadline(_through_restarts(lambda actor=actor, mine=mine: actor.expect.remote(mine)), f"generator {i}")  # type: ignore[misc]
-
-    def finished(self, job: GroupJob) -> None:
-        """These episodes need not be announced again after a restart."""
-        self._expected[job.index % len(self._actors)].difference_update(job.episodes)
-
-    async def watch(self) -> None:
-        """Runs until cancelled: a replica that was restarted gets the current weights and its live episodes again."""
-        while True:
-            await asyncio.sleep(1.0)
-            for i, actor in enumerate(self._actors):
-                incarnation = await self._deadline(_through_restarts(actor.incarnation.remote), f"generator {i}")
-                if incarnation != self._incarnations[i]:
-                    async with self._load_lock:
-                        await self._load_one(i)
-                    self._say(f"generator {i} died and was restarted with the weights of version {self._chain[-1].version}")
-
-    async def _load_one(self, i: int) -> str:
-        async def load() -> str:
-            actor = self._actors[i]
-            self._incarnations[i] = await actor.incarnation.remote()
-            if self._expected[i]:
-                await actor.expect.remote(sorted(self._expected[i]))
-            try:
-                await _send(self._chain[-1:], actor)
-            except RayTaskError as error:
-                if len(self._chain) == 1 or not isinstance(error.cause, BaseMissing):
-                    raise
-                await _send(self._chain, actor)
-            return str(await actor.commit_weights.remote(version))
-
-        version = self._chain[-1].version
-        return str(await self._deadline(_through_restarts(load), f"generator {i} (weights of version {version})"))
-
-    async def _deadline(self, call: Awaitable[Any], what: str) -> Any:
-        try:
-            return await asyncio.wait_for(call, self._timeout)
-        except TimeoutError:
-            raise PartDied(f"{what} did not answer within rollout.timeout={self._timeout:.0f} s") from None
-        except RayActorError as error:
-            raise PartDied(f"{what} died and could not be restarted: {_first_line(error)}") from error
-        except RayTaskError as error:
-            raise _cause(error) from error
-
-
-async def _send(publications: Sequence[Publication], generator: Any) -> None:
-    for publication in publications:
-        await generator.begin_weights.remote(publication.version, publication.base)
-        for bucket in publication.buckets:
-            await generator.load_bucket.remote(bucket)
-
-
-class RolloutPool:
-    """All rollout workers: sends each job to the least busy one and replaces workers that die."""
-
-    def __init__(
-        self,
-        make_actor: Callable[[str], Any],
-        *,
-        count: int,
-        generators: GeneratorPool,
-        say: Callable[[str], None],
-        lockstep: bool,
-        live_episodes: int | None,
-    ) -> None:
-        """`live_episodes`: most that run at a time; None means any number."""
-        self._make_actor = make_actor
-        self._room = Room(episodes=live_episodes, lockstep=lockstep, announce=generators.expect)
-        self._say = say
-        self._generators = generators
-        self._actors = [make_actor(f"w{i}") for i in range(count)]
-        self._load = [0] * count
-        self._restarts = 0
-
-    @property
-    def actors(self) -> Sequence[Any]:
-        """The current actor handles."""
-        return tuple(self._actors)
-
-    async def expect(self, jobs: Sequence[GroupJob]) -> None:
-        """Announce jobs before the first of them is run (strictly on-policy runs start a whole wave together)."""
-        await self._room.expect(jobs)
-
-    async def run(self, job: GroupJob) -> GroupOutcome:
-        """Collect one group; started again on another worker when its worker dies."""
-        try:
-            await self._room.enter(job)
-            return await self._run(job)
-        finally:
-            await self._room.leave(job)
-
-    async def _run(self, job: GroupJob) -> GroupOutcome:
-        for attempt in range(_RESTARTS + 1):
-            i = min(range(len(self._actors)), key=lambda k: self._load[k])
-            actor = self._actors[i]
-            self._load[i] += 1
-            try:
-                outcome: GroupOutcome = await actor.run_group.remote(job)
-                self._generators.finished(job)
-                return outcome
-            except RayActorError as error:
-                if attempt == _RESTARTS:
-                    raise PartDied(f"rollout worker {i} died {attempt + 1} times on group {job.group_id}: {_first_line(error)}") from error
-                if self._actors[i] is actor:
-                    self._restarts += 1
-                    self._actors[i] = self._make_actor(f"w{i}r{self._restarts}")
-                    self._say(f"rollout worker {i} died and was restarted; its unfinished groups start again")
-            except RayTaskError as error:
-                raise _cause(error) from error
-            finally:
-                self._load[i] -= 1
-        raise AssertionError("unreachable")
-
-    async def flush(self) -> None:
-        """Make every finished group durable."""
-        for actor in self._actors:
-            with contextlib.suppress(RayActorError):
-                await actor.flush.remote()
-
-    async def close(self) -> None:
-        """End graders and writers; best effort."""
-        for actor in self._actors:
-            with contextlib.suppress(RayError):
-                await actor.close.remote()
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
     """The running parts of one job."""
@@ -330,9 +68,15 @@ class Cluster:
     generators: GeneratorPool
     rollouts: RolloutPool
 
+    @property
+    def watches(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """To be run beside whatever uses the parts: see rl/supervise.py."""
+        return (self.generators.watch, self.rollouts.watch)
+
     async def close(self) -> None:
         """End everything that was started, in the order that loses nothing."""
         await self.rollouts.close()
+        await self.generators.close()
         if self.learner is not None:
             await self.learner.close()
 
@@ -342,7 +86,7 @@ def start_ray(plan: Plan, *, model_bytes: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        _join_ray(os.environ["RAY_ADDRESS"])
         return
     logical = plan.ranks * plan.learner_threads + plan.replicas * plan.generator_threads + plan.workers
     ray.init(
@@ -357,80 +101,258 @@ def start_ray(plan: Plan, *, model_bytes: int) -> None:
     )
 
 
+def _join_ray(address: str) -> None:
+    """Raises ValueError when nobody answers there, or a node has other code than this process."""
+    try:
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal():  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=_CONNECT_DEADLINE).close()
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, RayError) as error:
+        raise ValueError(
+            f"RAY_ADDRESS is {address}, and no Ray cluster can be joined there: {first_line(error)}; start one with "
+            "ray start --head, or unset it"
+        ) from error
+    _check_nodes()
+
+
+def _check_nodes() -> None:
+    """Let a process on each node compare its code with this one's. Raises ValueError."""
+    remote: Any = ray.remote(num_cpus=0, max_retries=0)  # Ray's stubs know plain functions only
+    check = remote(check_code)
+    nodes = {
+        node["NodeID"]: f"Ray node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in ray.nodes() if node["Alive"]
+    }
+    calls = {
+        check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(dict(code_version()), who=where): where
+        for node, where in nodes.items()
+    }
+    answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_CHECK_DEADLINE)
+    for call, where in calls.items():
+        if call not in answered:
+            raise ValueError(f"{where} did not start a process within {_CHECK_DEADLINE:.0f} s: take it out of the cluster")
+        try:
+            ray.get(call)
+        except RayTaskError as error:
+            if isinstance(cause(error), ValueError):
+                raise cause(error) from None
+            raise ValueError(f"{where} cannot run this project, is it installed there? {last_line(error)}") from error
+        except RayError as error:
+            raise ValueError(f"{where} cannot run this project, is it installed there? {last_line(error)}") from error
+
+
 def weight_bytes(model_path: Path) -> int:
     """Bytes of the model's weights on disk."""
     return sum(path.stat().st_size for path in model_path.glob("*.safetensors"))
 
 
-def stop_ray() -> None:
-    """Leave Ray; a private one is shut down with all its processes."""
+def stop_ray(*, run_id: str) -> None:
+    """Leave Ray, with nothing of this run in it; a private one is shut down with all its processes."""
+    if ray.is_initialized():
+        Board(run_id=run_id).clear()
     ray.shutdown()
 
 
-async def run_remotely(function: Callable[..., Any], /, *, threads: int, **arguments: Any) -> Any:
-    """Call a function in a process of its own, which ends with it: its memory is given back."""
-    task = ray.remote(num_cpus=threads, max_calls=1, max_retries=0, runtime_env={"env_vars": _threads_environment(threads)})(function)
-    try:
-        return await task.remote(**arguments)
-    except RayTaskError as error:
-        raise _cause(error) from error
+def watch_parts(run: RunPaths, *, run_id: str, attempt: int) -> Watch:
+    """Collects what the parts of a run say of themselves. Run its `run` beside everything else."""
+    board = Board(run_id=run_id)
+    board.clear()  # of an attempt that was killed, on a cluster that went on
+    return Watch(run.status, attempt=attempt, read=board.read)
 
 
-async def start_cluster(context: ActorContext, *, plan: Plan, with_learner: bool, say: Callable[[str], None]) -> Cluster:
-    """Start all actors and wait until the generators and learner ranks are built. `start_ray` must have run.
+def _node_address() -> str:
+    return str(ray.util.get_node_ip_address())
 
-    `say` hears about parts that were restarted.
+
+def _report(context: ActorContext, part: str) -> Report:
+    name = f"{part}.{uuid.uuid4().hex[:8]}"
+    return Report(part=part, name=name, address=_node_address, board=Board(run_id=context.run_id))
+
+
+async def run_remotely(
+    function: Callable[..., Any], /, *, part: str, context: ActorContext, watch: Watch, threads: int, **arguments: Any
+) -> Any:
+    """Call a function in a process of its own, which ends with it: its memory is given back.
+
+    It is also given `note`, which takes what it is doing. Raises PartDied when the process dies, falls silent, or is stuck at one thing.
     """
-    config = context.config
-    timeout = config.rollout.timeout
-    # Ray's stubs do not know actor classes made without the decorator.
-    generator_class: Any = ray.remote(GeneratorActor).options(
-        num_cpus=plan.generator_threads,
-        max_restarts=_RESTARTS,
-        max_concurrency=1000,
-        runtime_env=runtime_environment(config, variables=_threads_environment(plan.generator_threads)),
-    )
-    generators = tuple(generator_class.remote(context, plan.generator_threads) for _ in range(plan.replicas))
-    learners: tuple[Any, ...] = ()
-    if with_learner:
-        learner_class: Any = ray.remote(LearnerActor).options(
-            num_cpus=plan.learner_threads, runtime_env={"env_vars": _threads_environment(plan.learner_threads)}
+    remote: Any = ray.remote(num_cpus=threads, max_calls=1, max_retries=0, runtime_env={"env_vars": _threads_environment(threads)})
+    task = remote(_reported)
+    reference = task.remote(Sealed(_report(context, part), who=part), function, arguments)
+    call = asyncio.ensure_future(awaited(reference))
+    limits, begun = context.config.cluster, time.monotonic()
+    while not call.done():
+        await asyncio.wait({call}, timeout=1.0)
+        record, silent = watch.record(part), watch.silent_for(part)
+        late = (
+            ""
+            if record or time.monotonic() - begun < limits.start_timeout
+            else f"did not start within {limits.start_timeout:.0f} s; {_room()}"
         )
-        # A file in the run's folder, which all nodes share anyway: nothing listens for the rendezvous.
-        init_method = f"file://{(context.run_dir / f'{RENDEZVOUS}{uuid.uuid4().hex}').resolve()}"
-        learners = tuple(
-            learner_class.remote(context, rank, plan.ranks, init_method, plan.learner_threads, ray.put) for rank in range(plan.ranks)
-        )
-    worker_class: Any = ray.remote(RolloutActor).options(
-        num_cpus=1, max_concurrency=1000, runtime_env={"env_vars": _threads_environment(1)}
-    )
-    clients = [RemoteGenerator(actor) for actor in generators]
-    pool = GeneratorPool(generators, timeout=timeout, say=say)
-    rollouts = RolloutPool(
-        lambda name: worker_class.remote(context, clients, name),
-        count=plan.workers,
-        generators=pool,
-        say=say,
-        lockstep=config.rollout.max_staleness == 0,
-        live_episodes=containers_at_once(config) if uses_containers(config) else None,
-    )
-    deltas = config.learner.weight_sync == "delta"
-    group = LearnerGroup(learners, timeout=max(timeout, _START_DEADLINE), deltas=deltas) if with_learner else None
-    cluster = Cluster(learner=group, generators=pool, rollouts=rollouts)
-    await _started("generator", [actor.incarnation.remote() for actor in generators])
-    await _started("learner rank", [actor.ready.remote() for actor in learners])
-    await _started("rollout worker", [actor.pid.remote() for actor in rollouts.actors])
-    return cluster
+        late = late or (f"has given no sign of life for {silent:.0f} s: {watch.told(part)}" if silent > limits.part_timeout else "")
+        if record and time.time() - record.since > context.config.rollout.timeout:
+            late = late or f"got no further within rollout.timeout={context.config.rollout.timeout:.0f} s: {watch.told(part)}"
+        if late and not call.done():
+            ray.cancel(reference, force=True)
+            call.cancel()
+            raise PartDied(f"the {part} process {late}")
+    try:
+        return call.result()
+    except RayTaskError as error:
+        raise cause(error) from error
+    except RayError as error:
+        raise PartDied(f"the {part} process died: {last_line(error)}") from error
+    finally:
+        watch.forget(part)
 
 
-async def _started(what: str, references: Sequence[Any]) -> None:
-    for i, reference in enumerate(references):
+def _reported(report: Report, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    reporter = report.start()
+    try:
+        return function(note=reporter.doing, **arguments)
+    finally:
+        reporter.close()
+
+
+def _options(cpus: int, resources: Mapping[str, float], *, runtime: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Of an actor: a thread counts as a CPU; `GPU` is Ray's own word, other names are resources that nodes were started with."""
+    custom = {name: amount for name, amount in resources.items() if name != "GPU"}
+    return {
+        "num_cpus": cpus,
+        "num_gpus": resources.get("GPU", 0),
+        "resources": custom,
+        "runtime_env": runtime or {"env_vars": _threads_environment(cpus)},
+    }
+
+
+def _room() -> str:
+    """What the cluster has."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    names = sorted(name for name in total if not name.startswith(("node:", "object_store", "memory")))
+    return "free in the cluster: " + ", ".join(f"{free.get(name, 0):g} of {total[name]:g} {name}" for name in names)
+
+
+async def start_cluster(context: ActorContext, *, plan: Plan, watch: Watch, with_learner: bool, say: Callable[[str], None]) -> Cluster:
+    """Start all actors and wait until those that are needed are built. `start_ray` must have run, and `watch` be running.
+
+    `say` hears about parts that come and go. Raises PartDied when one does not start.
+    """
+    return await _Start(context=context, plan=plan, watch=watch, say=say).cluster(with_learner=with_learner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """The start of one job's parts."""
+
+    context: ActorContext
+    plan: Plan
+    watch: Watch
+    say: Callable[[str], None]
+
+    async def cluster(self, *, with_learner: bool) -> Cluster:
+        config = self.context.config
+        lockstep = config.rollout.max_staleness == 0
+        generator_crew = self._crew(
+            "generator", self._generator, needed=self.plan.replicas, most=config.cluster.most_generators or self.plan.replicas
+        )
+        pool = GeneratorPool(
+            generator_crew,
+            slots=config.cluster.most_generators or self.plan.replicas,
+            lockstep=lockstep,
+            timeout=config.rollout.timeout,
+            faults=FaultRequests(run_dir=self.context.run_dir),
+            say=self.say,
+        )
+        worker_crew = self._crew(
+            "worker", partial(self._worker, pool), needed=self.plan.workers, most=config.cluster.most_workers or self.plan.workers
+        )
+        rollouts = RolloutPool(
+            worker_crew,
+            generators=pool,
+            lockstep=lockstep,
+            live_episodes=containers_at_once(config) if uses_containers(config) else None,
+            part_timeout=config.cluster.part_timeout,
+        )
+        ranks = self._ranks() if with_learner else []
+        group = None
+        if with_learner:
+            group = LearnerGroup(
+                ranks,
+                health=self.watch,
+                timeout=max(config.rollout.timeout, config.cluster.start_timeout),
+                part_timeout=config.cluster.part_timeout,
+                deltas=config.learner.weight_sync == "delta",
+            )
+        begins = [asyncio.ensure_future(begin) for begin in (generator_crew.begin(), worker_crew.begin(), self._built(ranks))]
         try:
-            await asyncio.wait_for(_await(reference), _START_DEADLINE)
-        except TimeoutError:
-            raise PartDied(f"{what} {i} did not start within {_START_DEADLINE:.0f} s") from None
-        except RayTaskError as error:
-            raise _cause(error) from error
-        except RayActorError as error:
-            # Ray hands over what the constructor raised as the last line of a report.
-            raise PartDied(f"{what} {i} could not start: {str(error).strip().splitlines()[-1]}") from error
+            await asyncio.gather(*begins)
+        except BaseException:
+            for begin in begins:
+                begin.cancel()
+            await asyncio.gather(*begins, return_exceptions=True)
+            await asyncio.gather(generator_crew.close(), worker_crew.close())
+            raise
+        return Cluster(learner=group, generators=pool, rollouts=rollouts)
+
+    def _crew(self, kind: str, start: Callable[[int], Remote], *, needed: int, most: int) -> Crew:
+        board, limits = Board(run_id=self.context.run_id), self.context.config.cluster
+
+        def gave_up(member: Member) -> None:
+            self.watch.lose(member.part, member.why)
+            board.give_up(part=member.part, name=member.remote.name)
+
+        return Crew(
+            kind,
+            start=start,
+            needed=needed,
+            most=most,
+            start_timeout=limits.start_timeout,
+            part_timeout=limits.part_timeout,
+            health=self.watch,
+            gave_up=gave_up,
+            say=self.say,
+            room=_room,
+        )
+
+    def _generator(self, slot: int) -> Remote:
+        threads = self.plan.generator_threads
+        # Ray's stubs do not know actor classes made without the decorator.
+        config = self.context.config
+        runtime = runtime_environment(config, variables=_threads_environment(threads))
+        options = _options(threads, config.cluster.generator_resources, runtime=runtime)
+        actor: Any = ray.remote(GeneratorActor).options(max_concurrency=1000, **options)
+        report = _report(self.context, f"generator-{slot}")
+        return Remote(actor.remote(self._sealed(report), report, threads), name=report.name)
+
+    def _worker(self, pool: GeneratorPool, slot: int) -> Remote:
+        actor: Any = ray.remote(RolloutActor).options(max_concurrency=1000, **_options(1, self.context.config.cluster.worker_resources))
+        report = _report(self.context, f"worker-{slot}")
+        return Remote(actor.remote(self._sealed(report), report, pool.serving(), report.name.replace("worker-", "w")), name=report.name)
+
+    def _ranks(self) -> list[Remote]:
+        plan = self.plan
+        actor: Any = ray.remote(LearnerActor).options(**_options(plan.learner_threads, self.context.config.cluster.learner_resources))
+        # A file in the run's folder, which all nodes share anyway: nothing listens for the rendezvous.
+        init_method = f"file://{(self.context.run_dir / f'{RENDEZVOUS}{uuid.uuid4().hex}').resolve()}"
+        ranks = []
+        for rank in range(plan.ranks):
+            report = _report(self.context, f"learner-{rank}")
+            handle = actor.remote(self._sealed(report), report, rank, plan.ranks, init_method, plan.learner_threads, ray.put)
+            ranks.append(Remote(handle, name=report.name))
+        return ranks
+
+    async def _built(self, ranks: Sequence[Remote]) -> None:
+        """Returns when all learner ranks are built; the first failure counts, since the others wait for it."""
+        timeout = self.context.config.cluster.start_timeout
+
+        async def built(rank: int) -> None:
+            try:
+                await ranks[rank].call("ready", timeout=timeout)
+            except PartGone as error:
+                told = self.watch.told(f"learner-{rank}")
+                raise PartDied(f"learner rank {rank} could not start: {error}{f' ({told})' if told else ''}; {_room()}") from error
+
+        await asyncio.gather(*map(built, range(len(ranks))))
+
+    def _sealed(self, report: Report) -> Sealed:
+        return Sealed(self.context, who=report.part)

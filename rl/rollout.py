@@ -8,10 +8,11 @@ infrastructure is repeated, then recorded with no reward; errors never leave thi
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from rl.graders import Graders
 from rl.prompt import PrefixBroken, Renderer
 from rl.records import Completion, GenerateRequest, Rollout, RolloutGroup, Sampling, Span, Turn, unbroken
 from rl.seeds import derive_seed
+
+T = TypeVar("T")
 
 
 class GeneratorClient(Protocol):
@@ -86,6 +89,8 @@ class _Trajectory:
     error: BaseException | None = None
     began: float = 0.0
     """Monotonic clock when its first turn was asked for."""
+    doing: tuple[str, float] = field(default_factory=lambda: ("environment", time.time()))
+    """The phase under way, and since when (Unix seconds)."""
     timings: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "environment": 0.0, "score": 0.0})
 
     def context(self) -> np.ndarray:
@@ -101,6 +106,17 @@ class _Trajectory:
                 self.sandbox = self.environment.sandbox_info()
         finally:
             await self.environment.close()
+
+    async def within(self, phase: str, what: str, call: Awaitable[T], *, seconds: float) -> T:
+        """The answer of an environment or a grader, which has so long for it. Raises NoAnswer."""
+        self.doing = (phase, time.time())
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                return await call
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise NoAnswer(f"{what} did not answer within rollout.timeout={seconds:.0f} s, after turn {len(self.turns)}") from None
 
     def spent(self, phase: str, *, since: float) -> None:
         """Time went by in a phase, from `since` (monotonic clock) until now."""
@@ -124,6 +140,10 @@ class _Trajectory:
         self.stop_reason = StopReason.ERROR
 
 
+class NoAnswer(RuntimeError):
+    """An environment or a grader hangs; the message says which."""
+
+
 class RolloutWorker:
     """Collects groups, many at a time. One instance a process."""
 
@@ -143,6 +163,8 @@ class RolloutWorker:
         self._write_group = write_group
         self._graders = Graders(config.tasks)
         self._env_version = cache(environment_version)
+        self._live: dict[str, _Trajectory] = {}
+        self._idle_since = time.time()
 
     async def run_group(self, job: GroupJob) -> GroupOutcome:
         """Collect all samples of a job, write them to the log and return them."""
@@ -177,6 +199,16 @@ class RolloutWorker:
         self._write_group(group)
         return GroupOutcome(job=job, group=_without_logs(group))
 
+    def describe(self) -> tuple[str, float]:
+        """What the episodes do or wait for, and since when the slowest of them does (Unix seconds)."""
+        live = {name: one.doing for name, one in list(self._live.items())}
+        if not live:
+            return "waits for a group", self._idle_since
+        counts = Counter(phase for phase, _ in live.values())
+        name, (phase, since) = min(live.items(), key=lambda item: item[1][1])
+        told = ", ".join(f"{count} in {what}" for what, count in counts.most_common())
+        return f"{len(live)} episodes: {told}; longest: {name} in {phase}", since
+
     async def close(self) -> None:
         """Close the graders."""
         await self._graders.close()
@@ -197,15 +229,21 @@ class RolloutWorker:
             )
             for i in samples
         ]
-        await asyncio.gather(*(self._reset(trajectory) for trajectory in trajectories))
-        await self._release(client, [t.rollout_id for t in trajectories if t.stop_reason is not None])
-        await self._first_turn(job, trajectories, client=client, attempt=attempt)
-        return list(await asyncio.gather(*(self._continue(job, t, client=client, attempt=attempt) for t in trajectories)))
+        self._live.update((t.rollout_id, t) for t in trajectories)
+        try:
+            await asyncio.gather(*(self._reset(trajectory) for trajectory in trajectories))
+            await self._release(client, [t.rollout_id for t in trajectories if t.stop_reason is not None])
+            await self._first_turn(job, trajectories, client=client, attempt=attempt)
+            return list(await asyncio.gather(*(self._continue(job, t, client=client, attempt=attempt) for t in trajectories)))
+        finally:
+            for trajectory in trajectories:
+                self._live.pop(trajectory.rollout_id, None)
+            self._idle_since = time.time()
 
     async def _reset(self, trajectory: _Trajectory) -> None:
         started = time.monotonic()
         try:
-            trajectory.messages = list(await trajectory.environment.reset())
+            trajectory.messages = list(await self._environment(trajectory, "reset", trajectory.environment.reset()))
             trajectory.pending_context_P = self._renderer.render_prompt(trajectory.messages)
         except Exception as error:
             trajectory.fail(error)
@@ -232,6 +270,8 @@ class RolloutWorker:
             turn=turn,
         )
         started, began = time.time(), time.monotonic()
+        for trajectory in trajectories:
+            trajectory.doing = ("generate", started)
         if turn == 0:
             for trajectory in trajectories:
                 trajectory.began = began
@@ -261,7 +301,7 @@ class RolloutWorker:
             if self._config.rollout.max_turns > 1:
                 await self._release(client, [trajectory.rollout_id])
         finally:
-            await self._timed(trajectory, "environment", trajectory.close)
+            await self._timed(trajectory, "environment", lambda: self._environment(trajectory, "close", trajectory.close()))
         return Rollout(
             rollout_id=trajectory.rollout_id,
             sample_index=trajectory.sample,
@@ -288,7 +328,7 @@ class RolloutWorker:
         try:
             if isinstance(trajectory.environment, Budgeted):
                 trajectory.environment.note_budget(self._budget(trajectory))
-            result = await trajectory.environment.step(action)
+            result = await self._environment(trajectory, "step", trajectory.environment.step(action))
             if result.done:
                 json.dumps(dict(result.outcome))  # it goes to the log: what cannot is this environment's failure
                 trajectory.outcome = result.outcome
@@ -308,6 +348,11 @@ class RolloutWorker:
         except Exception as error:
             trajectory.fail(error)
         trajectory.spent("environment", since=started)
+
+    async def _environment(self, trajectory: _Trajectory, method: str, call: Awaitable[T]) -> T:
+        """One call of an environment, with its deadline."""
+        what = f"{method} of the environment {trajectory.job.problem.task.env}"
+        return await trajectory.within("environment", what, call, seconds=self._config.rollout.timeout)
 
     def _budget(self, trajectory: _Trajectory) -> Budget:
         """What is left after the turn that is being answered."""
@@ -339,7 +384,9 @@ class RolloutWorker:
         )
         started = time.monotonic()
         try:
-            score = await self._graders.of(job.problem).grade(job.problem, episode)
+            grading = self._graders.of(job.problem).grade(job.problem, episode)
+            what = f"the grader of {job.problem.task.env}"
+            score = await trajectory.within("score", what, grading, seconds=self._config.rollout.timeout)
         except Exception as error:
             trajectory.error = error
             score = Score(reward=None, status=ScoreStatus.INFRA, reason=f"{type(error).__name__}: {error}"[:500])

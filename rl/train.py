@@ -19,7 +19,7 @@ from rl.log.runs import RunIdentity, RunPaths, prepare_run
 from rl.loop import Loop
 from rl.model import resolve_model
 from rl.observer import RunObserver
-from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, weight_bytes
+from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
 from rl.plan import Plan, make_plan
 from rl.preflight import check_policy, checked_run, left_out, left_out_lines
 from rl.progress import redirect_library_noise
@@ -27,6 +27,8 @@ from rl.prompt import load_tokenizer
 from rl.records import Sampling, TokenExample
 from rl.resume import check_same_settings, fingerprint
 from rl.sampling import make_sampling
+from rl.status.watch import Watch
+from rl.supervise import supervised
 
 if TYPE_CHECKING:
     from rl.warm_start import SftExample
@@ -105,12 +107,14 @@ async def _train(job: _Job, *, resume: bool) -> int:
     with observer:
         for note in notes:
             observer.say(note)
-        start_ray(job.plan, model_bytes=weight_bytes(job.model_path))
         try:
-            model_path = await _starting_model(job, observer)
-            interrupted = await _ring(job, observer, model_path=model_path, checkpoints=checkpoints, restored=restored)
+            start_ray(job.plan, model_bytes=weight_bytes(job.model_path))
+            watch = watch_parts(run, run_id=job.identity.run_id, attempt=job.identity.attempt)
+            async with supervised([watch.run]):
+                model_path = await _starting_model(job, observer, watch=watch)
+                interrupted = await _ring(job, observer, model_path=model_path, watch=watch, checkpoints=checkpoints, restored=restored)
         finally:
-            stop_ray()
+            stop_ray(run_id=job.identity.run_id)
             for rendezvous in run.root.glob(f"{RENDEZVOUS}*"):
                 rendezvous.unlink(missing_ok=True)
         for line in observer.summary():
@@ -121,15 +125,19 @@ async def _train(job: _Job, *, resume: bool) -> int:
 
 
 async def _ring(
-    job: _Job, observer: RunObserver, *, model_path: Path, checkpoints: Checkpoints, restored: tuple[Path, LoopState] | None
+    job: _Job,
+    observer: RunObserver,
+    *,
+    model_path: Path,
+    watch: Watch,
+    checkpoints: Checkpoints,
+    restored: tuple[Path, LoopState] | None,
 ) -> bool:
     """Start the parts, go round the ring, export the model. Returns whether it was interrupted."""
     config, plan = job.config, job.plan
-    context = ActorContext(
-        config=config, model_path=model_path, run_dir=job.run.root, run_id=job.identity.run_id, attempt=job.identity.attempt
-    )
+    context = _context(job, model_path=model_path)
     observer.say(f"starting {plan.ranks} learner rank(s), {plan.replicas} generator(s), {plan.workers} rollout worker(s)")
-    cluster = await start_cluster(context, plan=plan, with_learner=True, say=observer.say)
+    cluster = await start_cluster(context, plan=plan, watch=watch, with_learner=True, say=observer.say)
     try:
         assert cluster.learner is not None
         loop = Loop(
@@ -150,17 +158,25 @@ async def _ring(
             unfit=unfit_rollout(config.filters, vocab_size=job.vocab_size),
             config_fingerprint=fingerprint(config),
         )
-        if restored is not None:
-            loop.restore(restored[1])
-            await cluster.learner.load(restored[0] / "learner")
-            observer.say(f"resumed after step {restored[1].version}")
-        interrupted = _stop_on_signals(loop, observer)
-        await loop.run()
-        if not interrupted.is_set():
-            await cluster.learner.export(job.run.root / "model")
+        watch.own = loop.parts
+        async with supervised(cluster.watches):
+            if restored is not None:
+                loop.restore(restored[1])
+                await cluster.learner.load(restored[0] / "learner")
+                observer.say(f"resumed after step {restored[1].version}")
+            interrupted = _stop_on_signals(loop, observer)
+            await loop.run()
+            if not interrupted.is_set():
+                await cluster.learner.export(job.run.root / "model")
     finally:
         await cluster.close()
     return interrupted.is_set()
+
+
+def _context(job: _Job, *, model_path: Path) -> ActorContext:
+    return ActorContext(
+        config=job.config, model_path=model_path, run_dir=job.run.root, run_id=job.identity.run_id, attempt=job.identity.attempt
+    )
 
 
 def _stop_on_signals(loop: Loop, observer: RunObserver) -> asyncio.Event:
@@ -180,7 +196,7 @@ def _stop_on_signals(loop: Loop, observer: RunObserver) -> asyncio.Event:
     return interrupted
 
 
-async def _starting_model(job: _Job, observer: RunObserver) -> Path:
+async def _starting_model(job: _Job, observer: RunObserver, *, watch: Watch) -> Path:
     """The configured model, or what the warm start makes of it: supervised on the problems' own solutions, once a run."""
     settings, done = job.config.warm_start, job.run.root / "warm_start"
     if not settings.steps:
@@ -195,6 +211,9 @@ async def _starting_model(job: _Job, observer: RunObserver) -> Path:
     work = done.with_suffix(".tmp")
     await run_remotely(
         warm_start,
+        part="warm-start",
+        context=_context(job, model_path=job.model_path),
+        watch=watch,
         threads=job.plan.learner_threads,
         model_path=job.model_path,
         examples=examples,

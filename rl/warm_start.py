@@ -8,16 +8,17 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from datasets.utils import are_progress_bars_disabled
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -65,11 +66,12 @@ def warm_start(
     warmup_steps: int,
     seed: int,
     dtype: str = "float32",
+    note: Callable[[str], None] = lambda what: None,
 ) -> Path:
     """Train a checkpoint on demonstrations and write the result to `out`, a Hugging Face folder, complete or not at all.
 
     Examples are drawn in seeded random order, as many epochs as `steps` batches need; the learning rate falls linearly after the
-    warm-up. Weights are trained in float32 (in bfloat16 autocast when `dtype` says so) and saved in `dtype`.
+    warm-up. Weights are trained in float32 (in bfloat16 autocast when `dtype` says so) and saved in `dtype`. `note` hears of each step.
     """
     if not examples:
         raise ValueError("warm_start: no examples; the configured tasks must have reference solutions")
@@ -86,7 +88,9 @@ def warm_start(
             seed=seed,
             dtype=dtype,
         )
+        trainer.add_callback(_Steps(note, total=steps))
         trainer.train()
+        note("saving the model")
         model = trainer.model
         assert isinstance(model, PreTrainedModel)
         torch.nn.Module.to(model, DTYPES[dtype])
@@ -139,6 +143,17 @@ def make_trainer(
     for printer in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printer)
     return trainer, tokenizer
+
+
+class _Steps(TrainerCallback):
+    """Tells which step begins."""
+
+    def __init__(self, note: Callable[[str], None], *, total: int) -> None:
+        self._note, self._total = note, total
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Called by the trainer."""
+        self._note(f"supervised step {state.global_step + 1} of {self._total}")
 
 
 @contextlib.contextmanager

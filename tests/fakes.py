@@ -1,7 +1,7 @@
 """Hand-written fakes that force an order of events; everything else in the tests is real."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from environments.records import Message, Problem, StopReason, Task
 from rewards.score import Score, ScoreStatus
+from rl.errors import PartGone
 from rl.records import Completion, GenerateRequest, Publication, Rollout, RolloutGroup, Sampling, StepStats, Turn
 from rl.rollout import GroupJob, GroupOutcome
 
@@ -159,19 +160,14 @@ class FakeLearner:
 
 
 class FakeGenerators:
-    """Accepts every version; `watch` can be made to fail."""
+    """Accepts every version."""
 
     def __init__(self) -> None:
         self.versions: list[int] = []
-        self.broken = asyncio.Event()
 
     async def load(self, publication: Publication) -> str:
         self.versions.append(publication.version)
         return f"sum{publication.version}"
-
-    async def watch(self) -> None:
-        await self.broken.wait()
-        raise RuntimeError("generator 0 is broken")
 
 
 class FakeRollouts:
@@ -199,3 +195,53 @@ class FakeRollouts:
 
     async def flush(self) -> None:
         return None
+
+
+class FakePart:
+    """A process elsewhere: answers by `answers[method]`, can be killed, frozen, or hard to reach."""
+
+    def __init__(self, name: str, answers: Mapping[str, Callable[..., Any]]) -> None:
+        self.name = name
+        self.calls: list[tuple[Any, ...]] = []
+        self.dead = asyncio.Event()
+        self.built = asyncio.Event()
+        self.built.set()
+        self._answers = answers
+
+    async def call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
+        self.calls.append((method, *arguments))
+        answer = asyncio.ensure_future(self._answer(method, *arguments))
+        dead = asyncio.ensure_future(self.dead.wait())
+        try:
+            await asyncio.wait({answer, dead}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            raise PartGone(f"{self.name} {'is gone' if dead.done() else f'did not answer {method}'}")
+        finally:
+            answer.cancel()
+            dead.cancel()
+
+    def kill(self) -> None:
+        self.dead.set()
+
+    async def _answer(self, method: str, *arguments: Any) -> Any:
+        if method == "ready":
+            await self.built.wait()
+        if method == "stay":
+            await asyncio.Event().wait()
+        answer = self._answers.get(method, lambda *_: True)(*arguments)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+
+class FakeHealth:
+    """Everyone is well, except who is said to be silent."""
+
+    def __init__(self) -> None:
+        self.silent: dict[str, float] = {}
+        self.heard = True
+
+    def silent_for(self, part: str) -> float:
+        return self.silent.get(part, 0.0)
+
+    def told(self, part: str) -> str:
+        return f"status of {part}" if self.heard else ""

@@ -148,6 +148,13 @@ def test_dump_loads_back_equal(write: Write, text: str) -> None:
         ("tasks.new.kind=programs", r"no value for tasks\.new\.env: write it in a YAML file or add tasks\.new\.env=VALUE"),
         ("run.name=../x", r"run\.name is '\.\./x'; it must be a plain folder name"),
         ("run.name=", r"run\.name is ''; it must be a plain folder name"),
+        ("cluster.most_workers=0.5", r"cluster\.most_workers is 0\.5; it must be a whole number"),
+        (
+            "cluster.most_generators=2",
+            r"cluster\.most_generators is 2, more than generator\.replicas=1, and rollout\.max_staleness is 0: the number",
+        ),
+        ("cluster.worker_resources.sandbox=0", r"cluster\.worker_resources\.sandbox is 0\.0; it must be > 0"),
+        ("cluster.part_timeout=1", r"cluster\.part_timeout is 1\.0; it must be >= 10"),
         ("rollout.samples_per_prompt=1", r"rollout\.samples_per_prompt is 1, but objective\.name=cwm .* at least 2 samples"),
         ("learner.optimizer_steps_per_batch=17", r"learner\.optimizer_steps_per_batch is 17, more than the 16 prompts"),
         ("run.steps", r"override 'run\.steps' is not of the form section\.name=value"),

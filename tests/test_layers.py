@@ -15,7 +15,7 @@ LAYERS = ("rl", "rewards", "environments", "configs")
 """From the top down: a package may import itself and those after it."""
 OWNERS = {
     "omegaconf": r"configs/load.py configs/schema.py",
-    "ray": "rl/placement.py",
+    "ray": "rl/placement.py rl/remote.py",
     "deepspeed": "rl/zero.py",
     "trl": "rl/warm_start.py rewards/trl_worker.py",
     "duckdb": "rl/log/query.py",

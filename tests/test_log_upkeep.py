@@ -26,6 +26,7 @@ from rl.log.query import RunLog, sql_command
 from rl.log.queue import SealQueue
 from rl.log.schema import DATASETS, SCHEMA_KEY, SCHEMA_VERSION
 from rl.log.spans import SpanWriter
+from rl.log.storage import LogWriteError
 from rl.log.views import VIEWS
 from rl.log.writer import LearnerWriter, RolloutWriter
 from rl.records import Span
@@ -213,6 +214,17 @@ def test_a_slow_disk_costs_optional_records_first_and_then_time() -> None:
     queue.close()
     assert disk.sealed == ["first", "second", "third"]
     assert queue.health.waits == 1 and queue.health.wait_seconds > 0
+
+
+def test_a_disk_that_hangs_ends_every_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl.log.queue._STUCK_SECONDS", 0.05)
+    disk = Disk()
+    queue: SealQueue[str] = SealQueue(seal=disk.seal, close=lambda: None, seconds=0.0, limit=100)
+    queue.put("first", cost=90)
+    for wait in (lambda: queue.put("second", cost=90), queue.flush, queue.close):
+        with pytest.raises(LogWriteError, match="has taken nothing for 600 s: look at the file system"):
+            wait()
+    disk.free.set()
 
 
 def test_dropped_tokens_are_counted_where_people_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,17 +250,6 @@ def test_a_learner_error_ends_the_run(tmp_path: Path) -> None:
         ring.run()
 
 
-def test_a_broken_generator_ends_the_run(tmp_path: Path) -> None:
-    ring = Ring(make_config(steps=1000), tmp_path)
-
-    async def during(ring: Ring) -> None:
-        await asyncio.sleep(0.1)
-        ring.generators.broken.set()
-
-    with pytest.raises(RuntimeError, match="generator 0 is broken"):
-        ring.run(during)
-
-
 def test_stop_saves_and_a_resumed_loop_trains_the_rest_once(tmp_path: Path) -> None:
     ring = Ring(make_config(steps=1000, staleness=2), tmp_path)
 

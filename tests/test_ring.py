@@ -158,7 +158,8 @@ def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: 
         os.kill(pid, signal.SIGKILL)
     output = finish(process)
     assert len(metrics(run).steps) == 30
-    assert "restarted" in output
+    assert "worker 0 was lost" in output and "generator 0 was lost" in output
+    assert output.count("has joined: 1 of 1 serve") == 2
 
 
 def test_a_dead_learner_ends_the_run_by_name(model: Path, tmp_path: Path) -> None:

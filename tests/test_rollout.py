@@ -223,6 +223,29 @@ def test_a_lasting_infrastructure_failure_gives_no_reward(tokenizer: ChatTokeniz
         assert rollout.stop_reason is StopReason.ERROR
 
 
+class Hangs(Counter):
+    """Never answers."""
+
+    async def step(self, action: Message) -> StepResult:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+environment("test-hangs")(Hangs)
+reward("test-hangs")(counted)
+
+
+def test_an_environment_that_hangs_is_named_and_gives_no_reward(tokenizer: ChatTokenizer) -> None:
+    generator = ScriptedGenerator(tokenizer, lambda episode, turn: "1")
+    config = make_config(retries=0)
+    config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, timeout=0.05))
+    outcome, _ = run_group(tokenizer, generator, make_problem(env="test-hangs"), config=config)
+    assert outcome.group is not None
+    for rollout in outcome.group.rollouts:
+        assert (rollout.score.status, rollout.score.reward) == (ScoreStatus.INFRA, None)
+        assert "step of the environment test-hangs did not answer within rollout.timeout=0 s, after turn 1" in rollout.score.reason
+
+
 def run_in_lockstep(problem: Problem, *, config: Config, tokenizer: ChatTokenizer) -> GroupOutcome:
     """A group over the real generator service in lockstep mode, all episodes announced, with the fake engine below it."""
 

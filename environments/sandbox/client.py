@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from configs.schema import SandboxConfig
 from environments.sandbox.base import Execution, Guard, Limits, SandboxError, SandboxUnavailable, SessionEnded
@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 class PoolClient:
     """A Sandbox that a server runs. One instance serves one event loop."""
+
+    in_flight: ClassVar[int] = 0
+    """Programs of this process that run in the sandbox, or wait for it."""
 
     def __init__(self, config: SandboxConfig, *, slots: int = 0) -> None:
         """`slots`: executions that this client has running at once; 0: as many as the server lets it."""
@@ -53,8 +56,12 @@ class PoolClient:
         files = files or {}
         values = {"names": list(files), "limits": asdict(limits or Limits())}
         message = Message(kind="run", values=values, parts=(source, stdin, *files.values()))
-        async with self._running or contextlib.nullcontext():
-            return read_execution(await self._again(lambda: self._ask_once(message)))
+        PoolClient.in_flight += 1
+        try:
+            async with self._running or contextlib.nullcontext():
+                return read_execution(await self._again(lambda: self._ask_once(message)))
+        finally:
+            PoolClient.in_flight -= 1
 
     async def open(self, source: bytes, *, files: Mapping[str, bytes] | None = None, limits: Limits | None = None) -> "PoolSession":
         """See Sandbox.open."""

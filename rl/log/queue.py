@@ -18,6 +18,10 @@ _SEAL_SECONDS = 1.0
 _MAX_WAITING = 4_000_000
 """Cost that may wait, in tokens: about 50 MB of arrays."""
 
+_STUCK_SECONDS = 600.0
+"""A seal that takes longer is taken for a disk that hangs, such as a network file system whose server is gone."""
+_STUCK = f"the disk of the log has taken nothing for {_STUCK_SECONDS:.0f} s: look at the file system of run.dir, then go on with --resume"
+
 Item = TypeVar("Item")
 
 
@@ -56,7 +60,7 @@ class SealQueue(Generic[Item]):
         with self._changed:
             if not self._has_room(cost):
                 started = time.monotonic()
-                self._changed.wait_for(lambda: self._failure or self._has_room(cost))
+                self._wait_for(lambda: self._has_room(cost))
                 self._waits += 1
                 self._wait_seconds += time.monotonic() - started
             self._append(item, cost)
@@ -100,7 +104,7 @@ class SealQueue(Generic[Item]):
         with self._changed:
             target = self._flush_to = self._n_put
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._failure or self._n_sealed >= target)
+            self._wait_for(lambda: self._n_sealed >= target)
             self._check()
 
     def close(self) -> None:
@@ -110,9 +114,16 @@ class SealQueue(Generic[Item]):
                 return
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(_STUCK_SECONDS)
+        if self._thread.is_alive():
+            raise LogWriteError(_STUCK)
         self._close()
         self._check()
+
+    def _wait_for(self, true: Callable[[], bool]) -> None:
+        """Returns when it is true, or sealing has failed. Raises LogWriteError when the disk takes nothing any more."""
+        if not self._changed.wait_for(lambda: self._failure or true(), timeout=_STUCK_SECONDS):
+            raise LogWriteError(_STUCK)
 
     def _has_room(self, cost: int) -> bool:
         return not self._cost or self._cost + cost <= self._limit

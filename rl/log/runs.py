@@ -6,6 +6,7 @@ runs/<name>/
   config.yaml       the resolved configuration
   metrics.jsonl     one line a training step and evaluation
   alive.json        process of the newest attempt, and how it ended
+  status.json       what each part does, and what it did last
   log/              rollouts/ turns/ tokens/ learner/ scores/ spans/, each dispatch_version=<v>/part-*.parquet or compacted/part-*.parquet;
                     blobs/sha256/; manifest-*.jsonl
   checkpoints/      step-<n>/
@@ -55,6 +56,11 @@ class RunPaths:
     def alive(self) -> Path:
         """Process and end of the newest attempt."""
         return self.root / "alive.json"
+
+    @property
+    def status(self) -> Path:
+        """What every part does, and what it did last."""
+        return self.root / "status.json"
 
     @property
     def checkpoints(self) -> Path:

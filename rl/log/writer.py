@@ -7,6 +7,7 @@ visible.
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,7 @@ class RolloutWriter:
         folder = RunPaths(root=run_dir).log
         self._blobs = BlobWriter(folder)
         self._parts = PartWriter(folder, writer=writer, attempt=attempt)
+        self._sealed: deque[str] = deque()
         self._queue: SealQueue[LoggedGroup] = SealQueue(seal=self._seal, close=self._close)
 
     @property
@@ -92,6 +94,11 @@ class RolloutWriter:
         with self._blobs.pinned():
             pieces = group_pieces(items, keep=self._keep)
             self._parts.seal(pieces, groups=[item.group.group_id for item in items], health=self.health)
+        self._sealed.extend(item.group.group_id for item in items)
+
+    def take_sealed(self) -> tuple[str, ...]:
+        """Ids of the groups that have become durable since the last call."""
+        return tuple(self._sealed.popleft() for _ in range(len(self._sealed)))
 
     def _keep(self, text: str) -> str | None:
         """Keep a blob, unless the disk is slow or refuses."""

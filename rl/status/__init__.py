@@ -1,0 +1,1 @@
+"""What every part of a run does: each process tells it, the driver writes it down, `rl status` shows it."""
