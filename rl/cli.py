@@ -18,6 +18,7 @@ from rl.debug.arguments import add_debug_command
 from rl.export.arguments import add_export_command
 from rl.history.arguments import add_history_commands
 from rl.planner.arguments import add_plan_command
+from rl.status.arguments import add_status_command
 from rl.swe.arguments import add_swe_commands
 from rl.traces.arguments import add_trace_commands
 
@@ -136,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     add_trace_commands(commands, command=_command)
     add_debug_command(commands, command=_command)
     add_plan_command(commands, command=_command, load=_load, config_help=CONFIG_HELP)
+
+    add_status_command(commands, command=_command)
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
     return parser
