@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rl.chaos.arguments import add_chaos_command
 from rl.command_words import RUN_HELP
 from rl.debug.arguments import add_debug_command
 from rl.export.arguments import add_export_command
@@ -139,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     add_plan_command(commands, command=_command, load=_load, config_help=CONFIG_HELP)
 
     add_status_command(commands, command=_command)
+    add_chaos_command(commands, command=_command)
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
     return parser

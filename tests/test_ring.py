@@ -1,5 +1,6 @@
 """The whole ring for real: Ray actors, DeepSpeed, the torch engine, the log. Determinism, resume, and parts that die."""
 
+import json
 import os
 import signal
 import time
@@ -153,11 +154,15 @@ def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: 
     run = tmp_path / "runs" / "tiny"
     process = start("train", config, delay=0.4)
     wait_for_step(process, run, 2)
-    for name in ("RolloutActor", "GeneratorActor"):
-        (pid,) = actor_pids(process.pid, name)
-        os.kill(pid, signal.SIGKILL)
+    parts = {part["part"]: part["state"] for part in json.loads(rl("status", run, "--json"))["parts"]}
+    assert parts == dict.fromkeys(("loop", "buffer", "learner-0", "generator-0", "worker-0"), "live")
+    rl("chaos", run, "drop-weights", "generator-0")
+    wait_for_step(process, run, 4)
+    for part in ("worker-0", "generator-0"):
+        rl("chaos", run, "kill", part)
     output = finish(process)
     assert len(metrics(run).steps) == 30
+    assert "generator-0 got the weights of version" in output
     assert "worker 0 was lost" in output and "generator 0 was lost" in output
     assert output.count("has joined: 1 of 1 serve") == 2
 
@@ -171,6 +176,17 @@ def test_a_dead_learner_ends_the_run_by_name(model: Path, tmp_path: Path) -> Non
     output = finish(process, status=1)
     assert "learner rank 0 died" in output
     assert "Traceback" not in output
+
+
+def test_a_frozen_learner_rank_ends_the_run_by_name(model: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model=model, run={"steps": 1000, "threads": 2}, learner={"ranks": 2}, cluster={"part_timeout": 10})
+    process = start("train", config, delay=0.1)
+    wait_for_step(process, tmp_path / "runs" / "tiny", 1)
+    frozen = start("chaos", tmp_path / "runs" / "tiny", "freeze", "learner-1", "--seconds", "600")
+    output = finish(process, status=1)
+    assert "learner rank 1 has given no sign of life for 1" in output and "Look at that machine" in output
+    assert "Traceback" not in output
+    assert "the run has ended it meanwhile" in finish(frozen)
 
 
 def test_a_nan_loss_stops_and_says_which_rollouts(model: Path, tmp_path: Path) -> None:
