@@ -68,6 +68,7 @@ setup(
             *EXPORT,
             *FORMATS,
         ],
+        "cluster": ["ray[default]>=2.60,<2.61"],  # ray job submit
         "export": EXPORT,
         "trackers": ["tensorboard>=2.21,<3", "wandb>=0.22,<1"],
     },

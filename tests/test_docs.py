@@ -51,13 +51,14 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 LANGUAGES = ("bash", "yaml", "python", "json", "toml", "text")
 COMMAND_NAMES = (
-    *("train", "eval", "grade", "env", "swe", "trace", "debug", "doctor", "plan"),
+    *("train", "eval", "grade", "env", "swe", "trace", "debug", "doctor", "plan", "status", "chaos"),
     *("sql", "runs", "compact", "show", "plot", "rescore", "replay", "diff", "view", "export"),
 )
-LOG_COMMAND = re.compile(r"rl (sql|runs|compact|show|plot|rescore|replay|diff|export|view \w+ --export)\b")
+LOG_COMMAND = re.compile(r"rl (sql|runs|status|compact|show|plot|rescore|replay|diff|export|view \w+ --export)\b")
 """They are run on the trained run."""
 RECORDED = {
     "benchmarks.md",
+    "cluster.md",
     "export.md",
     "graders.md",
     "log.md",
@@ -123,6 +124,18 @@ ANSWERED = {
 }
 """Run for real, and what they print."""
 NOT_RUN = {
+    **dict.fromkeys(
+        (
+            *(f"rl chaos mine {words}" for words in ("kill worker-0", "drop-weights generator-0", "undo")),
+            *(f"rl chaos {words}" for words in ("mine freeze generator-0 --seconds 20", "mine-cluster freeze generator-0 --seconds 20")),
+            *("rl chaos mine slow learner-0 --share 0.5 --seconds 60", "rl chaos mine fill-disk --seconds 10 --most-gb 2"),
+        ),
+        "needs a live run; tests/test_chaos.py and tests/test_ring.py do it",
+    ),
+    "RAY_ADDRESS=10.0.0.1:6379 rl train elastic.yaml": "the other one joins a cluster; tests/test_cluster.py has nodes that come and go",
+    "ray job submit --address http://127.0.0.1:8265 --no-wait -- rl train /shared/elastic.yaml": (
+        "needs Ray's dashboard; recorded in docs/results/cluster.md"
+    ),
     "rl train configs/swe_mutate.yaml": "tests/test_swe_ring.py trains on smaller tasks",
     "rl eval configs/swe_mutate.yaml generator.engine=scripted generator.script=oracle.json": "tests/test_swe_ring.py plays scripts",
     **dict.fromkeys(
@@ -251,7 +264,7 @@ def trained(workspace: Path) -> Path:
     """The run folder of the README's environment, trained for real. The documents call it by the names that they need."""
     output = rl(*real_words("rl train examples/plain_number.yaml", workspace), cwd=workspace)
     assert "step 2/2" in output
-    for name in ("quickstart", "mine"):
+    for name in ("quickstart", "mine", "mine-cluster"):
         (workspace / "runs" / name).symlink_to("plain-number")
     return workspace / "runs" / "plain-number"
 
