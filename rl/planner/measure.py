@@ -20,10 +20,8 @@ from rl.planner.shape import ModelShape
 from rl.planner.workload import Workload
 
 T = TypeVar("T")
-_CALL = 0.02
-"""Seconds of the loop and of calls between processes around a step; measured as what is left of the steps of small runs."""
-_GROUP = 0.002
-"""Seconds of the loop and of calls between processes for a group; measured likewise."""
+_BETWEEN = 0.03
+"""Seconds of the loop, the log and calls between processes around a step; seen in steps of the quickstart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +75,7 @@ def measure_machine(config: Config, *, folder: Path, shape: ModelShape, plan: Pl
         publish=learner.publish,
         load=generator.load,
         rollout=worker,
-        between=_CALL,
+        between=_BETWEEN,
         covers_rows=True,
     )
     return Machine(model=shape.name, learner_threads=plan.learner_threads, generator_threads=plan.generator_threads, costs=costs)

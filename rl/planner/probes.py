@@ -5,6 +5,7 @@ The model's weights do not matter, only its shape. Heavy imports happen inside.
 """
 
 import asyncio
+import pickle
 import statistics
 import tempfile
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rl.records import Batch, TrainSample
 
 _REPEATS = 3
+_JOURNEYS = 2
 _SAMPLED = 12
 """Tokens of each sequence while decode steps are timed."""
 
@@ -195,7 +197,7 @@ def _medians(timings: Sequence[Timing]) -> tuple[Timing, ...]:
 
 
 def probe_worker(config: Config, *, folder: Path, prompt: int, response: int) -> float:
-    """Seconds of a rollout worker for one rollout besides what it waits for: rendering, decoding, records, the log."""
+    """Seconds of a rollout worker for one rollout besides what it waits for: rendering, decoding, records, the log, messages."""
     return asyncio.run(_worker_seconds(config, folder=folder, prompt=prompt, response=response))
 
 
@@ -250,7 +252,11 @@ async def _worker_seconds(config: Config, *, folder: Path, prompt: int, response
         half = config.rollout.prompts_per_step
         await asyncio.gather(*(worker.run_group(job) for job in jobs[:half]))
         began = time.process_time()
-        await asyncio.gather(*(worker.run_group(job) for job in jobs[half:]))
+        outcomes = await asyncio.gather(*(worker.run_group(job) for job in jobs[half:]))
+        for outcome in outcomes:
+            # Completions on their way from the generator, and groups on their way to the loop, are packed and unpacked.
+            for _ in range(_JOURNEYS):
+                pickle.loads(pickle.dumps(outcome, protocol=pickle.HIGHEST_PROTOCOL))
         seconds = time.process_time() - began
         await worker.close()
         spans.close()
