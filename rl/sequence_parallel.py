@@ -11,7 +11,6 @@ P ranks of the group, D size of a head.
 from typing import Any
 
 import torch
-import torch.distributed.nn
 from torch import Tensor, distributed
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -51,8 +50,25 @@ class SequenceParallel:
     def _swap(self, x: Tensor, *, split: int, join: int) -> Tensor:
         """All-to-all: one P-th of axis `split` of every rank, their pieces joined along axis `join`."""
         pieces = torch.stack(x.chunk(self.size, dim=split))
-        swapped = torch.distributed.nn.functional.all_to_all_single(torch.empty_like(pieces), pieces, group=self._group)
-        return torch.cat(swapped.unbind(), dim=join)
+        return torch.cat(_Swap.apply(pieces, self._group).unbind(), dim=join)
+
+
+class _Swap(torch.autograd.Function):
+    """Piece i of this rank goes to rank i, which is its own inverse and its own gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, pieces: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        swapped = torch.empty_like(pieces)
+        distributed.all_to_all_single(swapped, pieces, group=group)
+        return swapped
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = grads[0].contiguous()
+        swapped = torch.empty_like(grad)
+        distributed.all_to_all_single(swapped, grad, group=ctx.group)
+        return swapped, None
 
 
 class _Merge(torch.autograd.Function):
