@@ -66,12 +66,14 @@ def warm_start(
     warmup_steps: int,
     seed: int,
     dtype: str = "float32",
+    shuffle: bool = True,
     note: Callable[[str], None] = lambda what: None,
 ) -> Path:
     """Train a checkpoint on demonstrations and write the result to `out`, a Hugging Face folder, complete or not at all.
 
-    Examples are drawn in seeded random order, as many epochs as `steps` batches need; the learning rate falls linearly after the
-    warm-up. Weights are trained in float32 (in bfloat16 autocast when `dtype` says so) and saved in `dtype`. `note` hears of each step.
+    Examples are drawn in seeded random order, or as they stand when `shuffle` is false, as many epochs as `steps` batches need; the
+    learning rate falls linearly after the warm-up. Weights are trained in float32 (in bfloat16 autocast when `dtype` says so) and saved in
+    `dtype`. `note` hears of each step.
     """
     if not examples:
         raise ValueError("warm_start: no examples; the configured tasks must have reference solutions")
@@ -87,6 +89,7 @@ def warm_start(
             warmup_steps=warmup_steps,
             seed=seed,
             dtype=dtype,
+            shuffle=shuffle,
         )
         trainer.add_callback(_Steps(note, total=steps))
         trainer.train()
@@ -110,6 +113,7 @@ def make_trainer(
     warmup_steps: int,
     seed: int,
     dtype: str,
+    shuffle: bool = True,
 ) -> tuple[SFTTrainer, PreTrainedTokenizerBase]:
     """TRL's trainer over the tokenized examples, and the tokenizer to save beside the trained weights."""
     renderer_tokenizer = load_tokenizer(model_path)
@@ -130,6 +134,7 @@ def make_trainer(
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
+        train_sampling_strategy="random" if shuffle else "sequential",
         logging_steps=10,
         report_to="none",
         save_strategy="no",

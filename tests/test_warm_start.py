@@ -63,6 +63,27 @@ def test_prompt_tokens_carry_no_loss(blank: Path, tmp_path: Path) -> None:
     assert sorted(learned) == sorted(example.answer for example in EXAMPLES)
 
 
+@pytest.mark.usefixtures("no_launcher")
+def test_examples_stay_in_their_order_when_asked(blank: Path, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(
+        blank,
+        examples=EXAMPLES,
+        scratch=tmp_path,
+        steps=4,
+        batch_size=2,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        seed=0,
+        dtype="float32",
+        shuffle=False,
+    )
+    rows = [row for batch in trainer.get_train_dataloader() for row in batch["input_ids"].tolist()]
+    tokenizer = load_tokenizer(blank)
+    assert [tokenizer.decode(row) for row in rows] == [
+        tokenizer.decode(tokenize_example(example, tokenizer=tokenizer).token_ids) for example in EXAMPLES
+    ]
+
+
 def test_an_example_is_the_prompt_of_the_rl_stage_and_its_answer(blank: Path) -> None:
     tokenizer = load_tokenizer(blank)
     example = tokenize_example(EXAMPLES[1], tokenizer=tokenizer)

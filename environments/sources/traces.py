@@ -61,6 +61,8 @@ class GeneratedOptions(TraceOptions):
     """Types of arguments and variables."""
     max_value: int = bounded(9, low=1, high=10**6)
     """Largest literal."""
+    programs: str = ""
+    """Tasks with the same word here, and otherwise the same options, are about the same programs (default: the task's own name)."""
 
 
 def trace_source(name: str, *, config: TaskConfig, seed: int) -> ProblemSource:
@@ -85,7 +87,7 @@ _OPTION_ENVS = {
 
 
 class GeneratedTraceSource:
-    """An unbounded source: problem `index` is a pure function of (seed, source name, index)."""
+    """An unbounded source: problem `index` is a pure function of (seed, source name or `programs`, index)."""
 
     size: int | None = None
 
@@ -93,7 +95,7 @@ class GeneratedTraceSource:
         where = f"tasks.{name}.options"
         self._options = read_options(GeneratedOptions, config.options, where=where)
         self._name, self._env = name, config.env
-        self._seed = int(random_stream("traces", seed, name).integers(2**62))
+        self._seed = int(random_stream("traces", seed, self._options.programs or name).integers(2**62))
         levels = check_levels(self._options.levels.split(), where=f"{where}.levels") or (GeneratorOptions.level,)
         self._generators = [
             Generator(
