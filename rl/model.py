@@ -100,9 +100,19 @@ def vocabulary_size(path: str | Path) -> int:
 
 
 def tiny_cwm_config(
-    *, vocab: int, hidden: int = 128, layers: int = 4, heads: int = 4, kv_heads: int = 2, sliding_window: int = 64, context: int = 2048
+    *,
+    vocab: int,
+    hidden: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    kv_heads: int = 2,
+    sliding_window: int = 64,
+    context: int = 2048,
+    initializer_range: float = 0.02,
 ) -> CwmConfig:
-    """CWM's architecture in small: layer 0 and every second one after it attend to everything, the others to a sliding window."""
+    """CWM's architecture in small: layer 0 and every second one after it attend to everything, the others to a sliding window.
+
+    `initializer_range` is the standard deviation of the first weights."""
     return CwmConfig(
         vocab_size=vocab,
         hidden_size=hidden,
@@ -114,6 +124,7 @@ def tiny_cwm_config(
         sliding_window=sliding_window,
         layer_types=["full_attention" if i % 2 == 0 else "sliding_attention" for i in range(layers)],
         max_position_embeddings=context,
+        initializer_range=initializer_range,
         bos_token_id=0,
         rope_parameters={
             "rope_type": "llama3",
@@ -127,9 +138,11 @@ def tiny_cwm_config(
     )
 
 
-def build_tiny_cwm(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, **sizes: int) -> CwmForCausalLM:
+def build_tiny_cwm(
+    tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, initializer_range: float = 0.02, **sizes: int
+) -> CwmForCausalLM:
     """A randomly initialised float32 CWM for a tokenizer; `sizes` are those of `tiny_cwm_config` except the vocabulary."""
-    config = tiny_cwm_config(vocab=len(tokenizer), **sizes)
+    config = tiny_cwm_config(vocab=len(tokenizer), initializer_range=initializer_range, **sizes)
     config.bos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
     config.eos_token_id = [tokenizer.get_vocab()[text] for text in ("<|end_of_text|>", "<|eot_id|>")]
     with torch.random.fork_rng(devices=[]):
