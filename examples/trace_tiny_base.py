@@ -45,9 +45,9 @@ WORDS = (
 SIZES = {"hidden": 64, "layers": 4, "heads": 2, "kv_heads": 1, "sliding_window": 256}
 INITIALIZER_RANGE = 0.05
 """A model as narrow as this learns to look values up late, or never, from the usual 0.02."""
-TOKENS, TRACE_SHARE = 5_000_000, 0.9
+TOKENS, TRACE_SHARE = 4_000_000, 0.9
 """Prompts included; the share of them in traces."""
-STEP_TOKENS, LEARNING_RATE, WARMUP_STEPS = 2000, 2e-3, 50
+STEP_TOKENS, LEARNING_RATE, WARMUP_STEPS = 1600, 2e-3, 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

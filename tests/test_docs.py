@@ -72,6 +72,8 @@ RECORDED = {
     "swe.md",
     "swe_short.md",
     "swe_short.png",
+    "trace_tiny.md",
+    "trace_tiny.png",
     "traces.md",
     "view.md",
     "vllm.md",
@@ -150,6 +152,10 @@ NOT_RUN = {
         "half a minute of simulated episodes; tests/test_planner.py plans smaller ones"
     ),
     "rl plan my.yaml --machine machine.json": "tests/test_planner.py measures the machine",
+    **dict.fromkeys(
+        ("python -m examples.trace_tiny_base --out models/trace-tiny", "rl train configs/trace_tiny.yaml"),
+        "tests/test_trace_tiny.py makes a smaller one and trains it",
+    ),
     "rl view": "serves until it is stopped; tests/test_view.py starts it",
     "rl view quickstart": "the same",
     "rl view --dir /shared/runs --port 9000": "the same",
