@@ -138,9 +138,7 @@ def tiny_cwm_config(
     )
 
 
-def build_tiny_cwm(
-    tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, initializer_range: float = 0.02, **sizes: int
-) -> CwmForCausalLM:
+def build_tiny_cwm(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, initializer_range: float = 0.02, **sizes: int) -> CwmForCausalLM:
     """A randomly initialised float32 CWM for a tokenizer; `sizes` are those of `tiny_cwm_config` except the vocabulary."""
     config = tiny_cwm_config(vocab=len(tokenizer), initializer_range=initializer_range, **sizes)
     config.bos_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
