@@ -1,10 +1,11 @@
-"""The same tiny model and as many tokens, with and without traces: how often does it predict the output of programs it has never seen?
+"""The same tiny model with and without traces in its warm start: how often does it predict the output of programs it has never seen?
 
     python -m benchmarks.trace_warm_start models/traces [--seeds 0,1,2] [--samples 4]
 
 Makes the bases of `examples/trace_tiny_base.py` for every seed, each a folder below the one given (those that are there already are not
-made again), evaluates them on the held-out problems of `configs/trace_tiny.yaml`, which are the same for all, and prints a JSON line for
-each and one that compares: means over the seeds, and paired bootstraps over the problems.
+made again): `traces`; `outputs`, with as many tokens and no traces; `few`, with the outputs of `traces` and nothing else. Evaluates
+them on the held-out problems of `configs/trace_tiny.yaml`, which are the same for all, and prints a JSON line for each and one that
+compares: means over the seeds, and paired bootstraps over the problems.
 """
 
 import argparse
@@ -20,13 +21,13 @@ import torch
 from benchmarks.machine import print_result
 from configs.load import load_config
 from configs.schema import Config
-from examples.trace_tiny_base import CONFIG, TOKENS, make_base
+from examples.trace_tiny_base import CONFIG, TOKENS, TRACE_SHARE, make_base
 from rl.evaluate_model import evaluate_command
 from rl.statistics import Tally, paired_bootstrap, pass_rate
 
-ARMS = {"outputs": True, "traces": False}
-"""Name of a base: whether it sees outputs only."""
-WITHOUT, AT_ONCE, BY_TRACE = "outputs output", "traces output", "traces trace"
+ARMS = {"outputs": 1.0, "few": 1 - TRACE_SHARE, "traces": 1.0}
+"""Name of a base: its share of the tokens."""
+OUTPUTS, FEW, AT_ONCE, BY_TRACE = "outputs output", "few output", "traces output", "traces trace"
 """Ways to answer: base and task."""
 Tallies = Mapping[str, Tally]
 
@@ -81,7 +82,7 @@ def compare(ways: Mapping[str, Sequence[Tallies]]) -> None:
     rates = {way: {problem: tally.rate for problem, tally in total.items()} for way, total in totals.items()}
     differences = {
         f"{second} - {first}": asdict(paired_bootstrap(rates[first], rates[second]))
-        for first, second in ((WITHOUT, AT_ONCE), (WITHOUT, BY_TRACE), (AT_ONCE, BY_TRACE))
+        for first, second in ((OUTPUTS, AT_ONCE), (OUTPUTS, BY_TRACE), (FEW, AT_ONCE), (AT_ONCE, BY_TRACE))
     }
     print_result(benchmark="trace_warm_start", ways=shown, differences=differences)
 
@@ -96,11 +97,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     config = load_config([CONFIG])
-    ways: dict[str, list[Tallies]] = {WITHOUT: [], AT_ONCE: [], BY_TRACE: []}
+    ways: dict[str, list[Tallies]] = {OUTPUTS: [], FEW: [], AT_ONCE: [], BY_TRACE: []}
     for seed in map(int, args.seeds.split(",")):
-        for arm, outputs_only in ARMS.items():
-            folder = args.out / f"{arm}-{seed}"
-            base(folder, config=config, seed=seed, tokens=args.tokens, outputs_only=outputs_only)
+        for arm, share in ARMS.items():
+            folder, outputs_only = args.out / f"{arm}-{seed}", arm != "traces"
+            base(folder, config=config, seed=seed, tokens=round(share * args.tokens), outputs_only=outputs_only)
             for task, tallies in evaluated(folder, config=config, samples=args.samples, outputs_only=outputs_only).items():
                 ways[f"{arm} {task}"].append(tallies)
     compare(ways)
