@@ -4,7 +4,7 @@
     python -m examples.trace_tiny_base --out models/outputs-only --outputs-only
 
 It is trained from scratch, with CWM's tokens of traces as single ids, on two kinds of examples about generated programs: a function and a
-call with the value that it returns, and a function with every frame of its trace, each kind half of the tokens. `--outputs-only` is for
+call with the value that it returns, and a function with every frame of its trace, which nine tenths of the tokens are. `--outputs-only` is for
 comparison: the same programs first and then more of them, in as many tokens and as many steps, without a single trace. No program is
 like a held-out one of the configuration, not even with other numbers in it.
 """
@@ -44,7 +44,7 @@ WORDS = (
 """Strings that are one token: what every program and every frame repeats, so that a trace is short, and a value is one token."""
 SIZES = {"hidden": 64, "layers": 4, "heads": 2, "kv_heads": 1, "sliding_window": 256}
 INITIALIZER_RANGE = 0.05
-"""A model as narrow as this learns to look values up late, or never, from the usual 0.02."""
+"""A model as narrow as this learns to look values up sooner than from the usual 0.02."""
 TOKENS, TRACE_SHARE = 4_000_000, 0.9
 """Prompts included; the share of them in traces."""
 STEP_TOKENS, LEARNING_RATE, WARMUP_STEPS = 1600, 2e-3, 50
