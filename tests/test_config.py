@@ -249,10 +249,11 @@ def test_ranks_that_share_sequences_must_divide_the_ranks() -> None:
         LearnerConfig(ranks=3, sequence_parallel=2)
 
 
-@pytest.mark.parametrize(("name", "ranks", "replicas"), [("cwm_32b", 64, 192), ("cwm_32b_small", 8, 8)])
+@pytest.mark.parametrize(("name", "ranks", "replicas"), [("cwm_32b", 64, 48), ("cwm_32b_small", 8, 2)])
 def test_the_configurations_of_the_32b_model_are_whole(name: str, ranks: int, replicas: int) -> None:
     config = load_config([Path(__file__).parent.parent / "configs" / f"{name}.yaml"])
     assert (config.run.name, config.learner.ranks, config.generator.replicas) == (name, ranks, replicas)
+    assert config.vllm.tensor_parallel_size == config.cluster.generator_resources["GPU"] == 4
     published = (
         *(config.model.context_length, config.model.max_prompt_tokens, config.sampling.max_tokens, config.rollout.max_turns),
         *(config.objective.clip_low, config.objective.clip_high, config.objective.length_norm, config.objective.kl_coef),
