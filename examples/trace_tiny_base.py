@@ -4,9 +4,9 @@
     python -m examples.trace_tiny_base --out models/outputs-only --outputs-only
 
 It is trained from scratch, with CWM's tokens of traces as single ids, on two kinds of examples about generated programs: a function and a
-call with the value that it returns, and a function with every frame of its trace, which nine tenths of the tokens are.
-`--outputs-only` is for comparison: the same programs first and then more of them, in as many tokens and as many steps, without a
-single trace. No program is like a held-out one of the configuration, not even with other numbers in it.
+call with the value that it returns, and a function with every frame of its trace, which nine tenths of the tokens are. `--outputs-only` is
+for comparison: the same programs first and then more of them, in as many tokens and as many steps, without a single trace. No program
+is like a held-out one of the configuration, not even with other numbers in it.
 """
 
 import argparse
