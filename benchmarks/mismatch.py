@@ -51,7 +51,7 @@ def run(engine: str, *, options: argparse.Namespace, folder: Path) -> Path:
 def differences(run_folder: Path) -> np.ndarray:
     """float64[tokens]: learner's logprob minus engine's, nats."""
     with RunLog(run_folder) as log:
-        rows = log.query("SELECT learner_logprob, behaviour_logprob FROM learner JOIN tokens USING (rollout_id) WHERE admitted").rows
+        rows = list(log.query("SELECT learner_logprob, behaviour_logprob FROM learner JOIN tokens USING (rollout_id) WHERE admitted").rows)
     return np.concatenate([np.array(learner, dtype=np.float64) - np.array(behaviour, dtype=np.float64) for learner, behaviour in rows])
 
 

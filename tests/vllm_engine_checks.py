@@ -104,6 +104,21 @@ def run(engine: Any, *requests: Any) -> Results:
     return results
 
 
+def use_a_prompt_again(engine: VllmEngine) -> bool:
+    """Whether a prompt is answered by the new weights alone, after the old ones have computed it."""
+    new = make_cwm(1)
+    before, after = (make_request("turn", length=200, seeds=(seed,), max_tokens=3) for seed in (1, 2))
+    run(engine, before)
+    swap(engine, new, version=1)
+    completion = run(engine, after)["turn", 0]
+    assert completion.versions_T.tolist() == [1, 1, 1]
+    return np.allclose(completion.logprobs_T, reference_logprobs(new, after.prompt_ids_P, completion), atol=ATOL)
+
+
+def test_a_prompt_of_earlier_weights_is_computed_again(engine: VllmEngine) -> None:
+    assert use_a_prompt_again(engine)
+
+
 def test_greedy_tokens_and_logprobs_are_the_torch_engines(engine: VllmEngine, folder: Path) -> None:
     # Lengths below, at and beyond the sliding window, and beyond a block of the prefix cache.
     requests = [make_request(f"g{n}", length=n, seeds=(1, 2, 3), temperature=0.0, max_tokens=30) for n in (2, 15, 16, 17, 40, 150)]
@@ -185,20 +200,6 @@ def test_weights_swapped_mid_flight_tag_and_change_the_later_tokens(engine: Vllm
         np.testing.assert_allclose(late.logprobs_T, reference_logprobs(new, request.prompt_ids_P, late), atol=ATOL)
 
 
-@pytest.mark.parametrize("prefix_cache", ["reset", "keep"])
-def test_a_prompt_of_earlier_weights_is_used_again_only_by_choice(prefix_cache: str, folder: Path, engine: VllmEngine) -> None:
-    if prefix_cache == "keep":
-        engine = start(folder, prefix_cache="keep")
-    new = make_cwm(1)
-    before, after = (make_request("turn", length=200, seeds=(seed,), max_tokens=3) for seed in (1, 2))
-    run(engine, before)
-    swap(engine, new, version=1)
-    completion = run(engine, after)["turn", 0]
-    is_new = np.allclose(completion.logprobs_T, reference_logprobs(new, after.prompt_ids_P, completion), atol=ATOL)
-    assert is_new == (prefix_cache == "reset")
-    assert completion.versions_T.tolist() == [1, 1, 1]
-
-
 def test_the_generator_serves_whole_versions_and_deltas(engine: VllmEngine, folder: Path) -> None:
     """The service and the learner's side of weight sync, with the same checksums as the torch engine's."""
 
@@ -229,39 +230,6 @@ def test_the_generator_serves_whole_versions_and_deltas(engine: VllmEngine, fold
 
     ours = TorchEngine(folder, dtype=torch.float32, slots=4, context_length=CONTEXT)
     assert asyncio.run(serve(engine)) == asyncio.run(serve(ours))
-
-
-@pytest.mark.parametrize("make", [make_cwm, make_tied_llama])
-def test_bfloat16_follows_the_float32_model_before_and_after_a_swap(make: Callable[[int], PreTrainedModel], tmp_path: Path) -> None:
-    old, new = make(0), make(1)
-    if make is make_cwm:  # rounding to bfloat16 must not change what is attended to
-        for model in (old, new):
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.mul_(1.0 if parameter.ndim == 1 else 1 / 6)
-    old.save_pretrained(tmp_path)
-    engine = start(tmp_path, dtype="bfloat16")
-    for version, model in enumerate((old, new)):
-        if version:
-            swap(engine, model, version=version)
-        request = make_request("h", length=20, seeds=tuple(range(4)), max_tokens=30)
-        for completion in run(engine, request).values():
-            np.testing.assert_allclose(completion.logprobs_T, reference_logprobs(model, request.prompt_ids_P, completion), atol=0.05)
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_model(tmp_path: Path) -> None:
-    """Tensor parallelism: vLLM's processes load their shards of new weights from the engine's memory."""
-    models = [make_cwm(seed, hidden=128, heads=4, kv_heads=2) for seed in (0, 1)]
-    models[0].save_pretrained(tmp_path)
-    engine = start(tmp_path, tensor_parallel_size=2)
-    for version, model in enumerate(models):
-        if version:
-            swap(engine, model, version=version)
-        request = make_request("tp", length=20, seeds=(1, 2), max_tokens=12)
-        for completion in run(engine, request).values():
-            assert completion.versions_T.tolist() == [version] * 12
-            np.testing.assert_allclose(completion.logprobs_T, reference_logprobs(model, request.prompt_ids_P, completion), atol=ATOL)
 
 
 def test_cancel_forgets_queued_and_running_samples_only_of_that_key(engine: VllmEngine) -> None:
@@ -305,7 +273,47 @@ def test_weights_that_are_not_numbers_are_an_error(engine: VllmEngine) -> None:
     engine.cancel("nan")
 
 
+# --- engines of their own: last, because the shared one does not outlive another in its process --------------------------
+
+
+def test_a_prompt_of_earlier_weights_is_kept_by_choice(folder: Path) -> None:
+    assert not use_a_prompt_again(start(folder, prefix_cache="keep"))
+
+
+@pytest.mark.parametrize("make", [make_cwm, make_tied_llama])
+def test_bfloat16_follows_the_float32_model_before_and_after_a_swap(make: Callable[[int], PreTrainedModel], tmp_path: Path) -> None:
+    old, new = make(0), make(1)
+    if make is make_cwm:  # rounding to bfloat16 must not change what is attended to
+        for model in (old, new):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1.0 if parameter.ndim == 1 else 1 / 6)
+    old.save_pretrained(tmp_path)
+    engine = start(tmp_path, dtype="bfloat16")
+    for version, model in enumerate((old, new)):
+        if version:
+            swap(engine, model, version=version)
+        request = make_request("h", length=20, seeds=tuple(range(4)), max_tokens=30)
+        for completion in run(engine, request).values():
+            np.testing.assert_allclose(completion.logprobs_T, reference_logprobs(model, request.prompt_ids_P, completion), atol=0.05)
+
+
 def test_a_model_that_vllm_cannot_run_here_is_named(tmp_path: Path) -> None:
     make_llama().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"vLLM 0\.\d+.*head_dim is 8; on a CPU it must be one of 32, 64"):
         start(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_model(tmp_path: Path) -> None:
+    """Tensor parallelism: vLLM's processes load their shards of new weights from the engine's memory."""
+    models = [make_cwm(seed, hidden=128, heads=4, kv_heads=2) for seed in (0, 1)]
+    models[0].save_pretrained(tmp_path)
+    engine = start(tmp_path, tensor_parallel_size=2)
+    for version, model in enumerate(models):
+        if version:
+            swap(engine, model, version=version)
+        request = make_request("tp", length=20, seeds=(1, 2), max_tokens=12)
+        for completion in run(engine, request).values():
+            assert completion.versions_T.tolist() == [version] * 12
+            np.testing.assert_allclose(completion.logprobs_T, reference_logprobs(model, request.prompt_ids_P, completion), atol=ATOL)
