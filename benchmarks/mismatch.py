@@ -69,7 +69,7 @@ def main() -> None:
             print_result(
                 benchmark="mismatch",
                 engine=engine,
-                model=options.model,
+                model=Path(options.model).name,
                 dtype=options.dtype,
                 tokens=len(difference),
                 kl=float(f"{np.mean(ratio - 1 - difference):.3g}"),
