@@ -391,6 +391,13 @@ def test_this_machine_is_measured_once(tmp_path: Path, capsys: pytest.CaptureFix
         *("tasks.t.kind=programs", "tasks.t.env=math", "tasks.t.options.kind=addition", "sampling.max_tokens=8", "run.threads=1"),
         *("rollout.prompts_per_step=2", "rollout.samples_per_prompt=2", "generator.slots=4", "learner.micro_batch_tokens=64"),
     ]
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from rewards.registry import reward\n\n"
+        "@reward('of-a-plugin')\n"
+        "def mine(problem: object, response: str) -> float:\n    return 1.0\n"
+    )
+    words += [f"run.plugins=[{plugin}]", "tasks.t.reward=of-a-plugin"]
     machine = tmp_path / "machine.json"
     assert main(["plan", *words, "--machine", str(machine), "--steps", "2", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)

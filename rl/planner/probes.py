@@ -203,6 +203,7 @@ def probe_worker(config: Config, *, folder: Path, prompt: int, response: int) ->
 
 async def _worker_seconds(config: Config, *, folder: Path, prompt: int, response: int) -> float:
     from environments.records import Message, Problem, StopReason, Task
+    from environments.registry import load_plugins
     from rl.log.flags import Flags
     from rl.log.spans import SpanWriter
     from rl.log.tables import Provenance
@@ -210,6 +211,8 @@ async def _worker_seconds(config: Config, *, folder: Path, prompt: int, response
     from rl.prompt import Renderer, load_tokenizer
     from rl.records import Completion, GenerateRequest, Sampling
     from rl.rollout import GroupJob, RolloutWorker
+
+    load_plugins(config.run.plugins)
 
     class AtOnce:
         """A generator that takes no time."""

@@ -15,7 +15,9 @@
   const button = document.getElementById("beat");
   const livePart = () => document.querySelector("[data-live]");
   let paused = false;
-  let asked = performance.now();
+  const opened = performance.now();
+  let asked = opened;
+  let spent = 0; // milliseconds of the server's processor time on all answers since the page was opened
   let cost = 0; // milliseconds of the server's processor time that the answer took
   let kept = null; // what the swap under way must put back
 
@@ -37,13 +39,15 @@
   const isLookedAt = (part) => isMarked(part) || part.querySelector(".lanes:hover") || document.activeElement.matches(".lanes .bar");
 
   const wait = (part) => Math.max(1000 * Number(part.dataset.live), cost / SHARE); // milliseconds
+  // The first time comes soon, when the cost is not known yet; the second makes up for it.
+  const due = (part) => Math.max(asked + wait(part), opened + (spent + cost) / SHARE);
 
   function beat() {
     const part = livePart();
     if (!part) tell("paused");
     else if (paused || document.hidden) tell("paused");
     else if (isLookedAt(part)) tell("held");
-    else if (performance.now() >= asked + wait(part)) {
+    else if (performance.now() >= due(part)) {
       asked = performance.now();
       htmx.trigger(part, "tick");
     } else if (button.dataset.state === "paused") tell("live");
@@ -102,6 +106,7 @@
     const { xhr, requestConfig } = event.detail; // `elt` is another one once the part was replaced
     if (!requestConfig.elt.matches("[data-live]")) return;
     cost = Number(/cpu;dur=([\d.]+)/.exec(xhr.getResponseHeader("server-timing") ?? "")?.[1] ?? 0);
+    spent += cost;
     button.dataset.seconds = String(Math.round(wait(requestConfig.elt) / 1000));
     if (xhr.status === 204) answered();
   });
