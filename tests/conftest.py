@@ -4,6 +4,7 @@ test loads are forgotten after it. Tests that need a container engine share one.
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -32,6 +33,17 @@ def engine_of_session() -> Iterator[str]:
             pytest.skip(str(error))
         patch.setenv("DOCKER_HOST", address)
         yield address
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that sleeps, for what is done to processes."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture(autouse=True)

@@ -20,16 +20,6 @@ from rl.status.record import PartStatus, RunStatus
 
 
 @pytest.fixture
-def child() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    yield process
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture
 def run(tmp_path: Path, child: "subprocess.Popen[bytes]") -> Iterator[RunPaths]:
     """A live run whose generator is `child`."""
     prepare_run(tmp_path / "a")

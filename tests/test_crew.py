@@ -182,7 +182,7 @@ def test_a_request_goes_to_the_next_generator_when_its_own_is_lost() -> None:
         stage.answers["generate"] = lambda request: ("a completion",)
         stage.made[0].kill()
         await until(lambda: len(stage.made) == 3)
-        assert await request == ("a completion",) or stage.made[1].calls
+        assert await request == ("a completion",)
         await stage.crew.close()
 
     play(scenario)

@@ -146,19 +146,20 @@ def test_deltas_of_weights_change_no_bit(reference: Path, model: Path, tmp_path:
     assert 0 < sent < sent_whole, "steps that train nothing send nothing"
 
 
-def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: Path) -> None:
-    learner: dict[str, object] = {"weight_sync": "delta", "learning_rate": 1e-5}  # the new generator needs a whole version first
+@pytest.mark.parametrize("weight_sync", ["full", "delta"])
+def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: Path, weight_sync: str) -> None:
+    learner: dict[str, object] = {"weight_sync": weight_sync, "learning_rate": 1e-5}
     settings = {"run": {"steps": 60}, "rollout": {"max_staleness": 1}, "learner": learner, "generator": {"dtype": "bfloat16"}}
     config = write_config(tmp_path, model=model, **settings)
     run = tmp_path / "runs" / "tiny"
     process = start("train", config, delay=0.4)
     wait_for_step(process, run, 2)
-    expected, live, deadline = {"learner-0", "generator-0", "worker-0"}, set[str](), time.monotonic() + 20
-    while not expected <= live and time.monotonic() < deadline:  # it is written every two seconds
-        live = {part["part"] for part in json.loads(rl("status", run, "--json"))["parts"] if part["state"] == "live"}
-    assert expected <= live
+    expected, parts, deadline = dict.fromkeys(("loop", "buffer", "learner-0", "generator-0", "worker-0"), "live"), {}, time.monotonic() + 20
+    while parts != expected and time.monotonic() < deadline:  # it is written every two seconds
+        parts = {part["part"]: part["state"] for part in json.loads(rl("status", run, "--json"))["parts"]}
+    assert parts == expected
     rl("chaos", run, "drop-weights", "generator-0")
-    wait_for_step(process, run, 4)
+    wait_for_step(process, run, metrics(run).steps[-1].step + 2)  # the generator has lost a version, and has been seeded
     for part in ("worker-0", "generator-0"):
         rl("chaos", run, "kill", part)
     output = finish(process)
