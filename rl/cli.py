@@ -82,31 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--all", action="store_true", help="evaluate on every problem of the sources that can be counted")
     evaluate.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="repeat with these seeds (default: run.seed)")
 
-    grade = _command(commands, "grade", _grade, "score a file of responses with any grader")
-    grade.add_argument("--env", required=True, metavar="NAME", help="environment of the tasks: a name or a dotted path")
-    grade.add_argument("--reward", metavar="SPEC", help="reward or mix, such as 'math + 0.1*my_pkg:brevity' (default: the environment's)")
-    grade.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="JSON lines with id, prompt, and answer or tests")
-    grade.add_argument("--responses", required=True, type=Path, metavar="FILE", help="JSON lines with id, task_id and response")
-    grade.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file or module that registers names")
-
-    env = commands.add_parser(
-        "env", help="check an environment, or start a new one", description="For authors of environments.", epilog=EPILOG
-    )
-    env_commands = env.add_subparsers(dest="env_command", required=True, metavar="COMMAND")
-    check = _command(env_commands, "check", _env_check, "try an environment and its reward: resets, gold, cheats, leaks")
-    check.add_argument("target", metavar="TARGET", help="a name, a dotted path, or a plugin file: my_env.py or my_env.py:name")
-    check.add_argument("--reward", metavar="SPEC", help="reward or mix (default: the configuration's, else called like the environment)")
-    problems = check.add_mutually_exclusive_group()
-    problems.add_argument("--tasks", metavar="FILE", help="JSON lines with id, prompt, solution, and answer or tests")
-    problems.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="configuration with task sources of the environment"
-    )
-    check.add_argument("--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="most seconds of one call (default: 30)")
-
-    new = _command(env_commands, "new", _env_new, "write a small environment to start from")
-    new.add_argument("name", metavar="NAME", help="a Python name in small letters")
-    new.add_argument("--dir", type=Path, default=Path(), metavar="FOLDER", help="where to make the folder NAME (default: here)")
-
+    _add_author_commands(commands)
     sql = _command(commands, "sql", _sql, "query the log of a run with SQL")
     sql.add_argument("run", metavar="RUN", help=RUN_HELP)
     sql.add_argument("query", metavar="QUERY", help="for example: SELECT env, avg(reward) FROM rollouts GROUP BY env")
@@ -144,6 +120,33 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(commands, "doctor", _doctor, "check what this machine offers")
     return parser
+
+
+def _add_author_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    grade = _command(commands, "grade", _grade, "score a file of responses with any grader")
+    grade.add_argument("--env", required=True, metavar="NAME", help="environment of the tasks: a name or a dotted path")
+    grade.add_argument("--reward", metavar="SPEC", help="reward or mix, such as 'math + 0.1*my_pkg:brevity' (default: the environment's)")
+    grade.add_argument("--tasks", required=True, type=Path, metavar="FILE", help="JSON lines with id, prompt, and answer or tests")
+    grade.add_argument("--responses", required=True, type=Path, metavar="FILE", help="JSON lines with id, task_id and response")
+    grade.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file or module that registers names")
+
+    env = commands.add_parser(
+        "env", help="check an environment, or start a new one", description="For authors of environments.", epilog=EPILOG
+    )
+    env_commands = env.add_subparsers(dest="env_command", required=True, metavar="COMMAND")
+    check = _command(env_commands, "check", _env_check, "try an environment and its reward: resets, gold, cheats, leaks")
+    check.add_argument("target", metavar="TARGET", help="a name, a dotted path, or a plugin file: my_env.py or my_env.py:name")
+    check.add_argument("--reward", metavar="SPEC", help="reward or mix (default: the configuration's, else called like the environment)")
+    problems = check.add_mutually_exclusive_group()
+    problems.add_argument("--tasks", metavar="FILE", help="JSON lines with id, prompt, solution, and answer or tests")
+    problems.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="configuration with task sources of the environment"
+    )
+    check.add_argument("--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="most seconds of one call (default: 30)")
+
+    new = _command(env_commands, "new", _env_new, "write a small environment to start from")
+    new.add_argument("name", metavar="NAME", help="a Python name in small letters")
+    new.add_argument("--dir", type=Path, default=Path(), metavar="FOLDER", help="where to make the folder NAME (default: here)")
 
 
 def _command(

@@ -5,7 +5,6 @@ the Hugging Face hub.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -26,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rl.model_folder import PACKAGE_PREFIX, PACKAGES, SUPPORTED, check_folder, check_model
+from rl.model_folder import PACKAGE_PREFIX, PACKAGES, SUPPORTED, check_folder, check_model, read_settings
 
 CACHE = Path("models")
 transformers.logging.disable_progress_bar()  # what a terminal shows is for rl/progress.py to decide
@@ -96,7 +95,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 def vocabulary_size(path: str | Path) -> int:
     """Rows of the embedding of a checkpoint folder, from its config.json."""
-    return int(json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+    return int(read_settings(Path(path))["vocab_size"])
 
 
 def tiny_cwm_config(

@@ -1,7 +1,5 @@
 """The model of a checkpoint folder as a writer of frames, by the torch engine."""
 
-import json
-
 import numpy as np
 import torch
 
@@ -10,6 +8,7 @@ from environments.traces.text import END, FRAME
 from rl.debug.neural import ContextFull
 from rl.engines.torch_engine import TorchEngine
 from rl.model import resolve_model
+from rl.model_folder import read_settings
 from rl.prompt import load_tokenizer
 from rl.records import Completion, GenerateRequest, Sampling
 from rl.seeds import derive_seed
@@ -25,7 +24,7 @@ class ModelWriter:
         """`model`: as `model.path`. `most_tokens`: of one frame. Raises ValueError for a model that cannot be used."""
         folder = resolve_model(model)
         self._tokenizer = load_tokenizer(folder)
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = read_settings(folder)
         dtype = torch.bfloat16 if settings.get("dtype", settings.get("torch_dtype")) == "bfloat16" else torch.float32
         self._context = int(settings.get("max_position_embeddings", 2048))
         self._engine = TorchEngine(folder, dtype=dtype, slots=1, context_length=self._context)

@@ -5,7 +5,7 @@ figures. Links between cards and nodes are not measured.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GB = 1e9
 GIB = 2**30
@@ -94,20 +94,11 @@ H100 = Card(
     shares=_MEASURED,
     source="NVIDIA H100 SXM5 80 GB data sheet: 989 TFLOP/s dense bf16, 3.35 TB/s, NVLink 900 GB/s in both directions; 400 Gb/s a card",
 )
-H200 = Card(
+H200 = replace(
+    H100,
     name="h200",
     memory=int(139.8 * GIB),
-    flops=989e12,
     bandwidth=4800 * GB,
-    link=450 * GB,
-    network=50 * GB,
-    host_link=55 * GB,
-    host_in=8.4 * GB,
-    host_out=1.35 * GB,
-    host_bandwidth=110 * GB,
-    cards_a_node=8,
-    host_memory=240 * GIB,
-    shares=_MEASURED,
     source="NVIDIA H200 SXM 141 GB data sheet: 989 TFLOP/s dense bf16, 4.8 TB/s, NVLink 900 GB/s in both directions; 400 Gb/s a card",
 )
 A100 = Card(
