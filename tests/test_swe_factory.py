@@ -25,6 +25,7 @@ from environments.swe.factory.pool import Pool
 from environments.swe.factory.report import parse_report
 from environments.swe.factory.repository import find_targets, licence_of
 from environments.swe.factory.similar import LARGEST_SIMILARITY, Kept, features, jaccard
+from environments.swe.factory.stubs import stubs
 from environments.swe.factory.trial import Fell
 from environments.swe.folder import read_task, task_folders, write_task
 from environments.swe.images.record import read_image
@@ -42,6 +43,7 @@ from rl.swe.image import image_command
 from rl.swe.mutate import mutate_command
 from rl.swe.rates import rates_command
 from rl.swe.rows import import_command
+from rl.swe.validate import validate_command
 from tests.containers_host import engine
 from tests.log_fakes import make_group, make_rollout
 from tests.test_swe_folder import make_task
@@ -177,17 +179,26 @@ def test_likeness_is_jaccard_over_function_tests_and_tokens() -> None:
 # --- trying ---------------------------------------------------------------------------------------------------------
 
 
+PRICE_FUNCTION = next(target for target in find_targets(replace(IMAGE, covered={"shop.py:price:5": PRICE}), FILES)[0])
+STAND_INS = {stub.data for stub in stubs(PRICE_FUNCTION.source, PRICE_FUNCTION.function)}
+
+
 class Suite:
     """Runs of the shop's tests whose verdicts are worked out here, so that odd ones can be put among them."""
 
-    def __init__(self, *, odd: Sequence[str] = ()) -> None:
+    def __init__(self, *, odd: Sequence[str] = (), hollow: Sequence[str] = ()) -> None:
         self.odd = list(odd)
         """What becomes of the next runs of broken code: `timeout`, `crashed`, `all`, `none`."""
+        self.hollow = hollow
+        """Tests that a stand-in for the function passes."""
         self.runs = 0
 
     async def run(self, request: SuiteRequest) -> SuiteResult:
         self.runs += 1
         await asyncio.sleep(0)
+        if any(change.data in STAND_INS for change in request.changes):
+            outcomes = [TestOutcome(id=test, outcome=Outcome.PASSED if test in self.hollow else Outcome.FAILED) for test in request.tests]
+            return SuiteResult(tests=tuple(outcomes), ended="finished", seconds=0.01)
         broken = any(change.data != FILES["shop.py"].data for change in request.changes)
         odd = self.odd.pop(0) if broken and self.odd else ""
         if odd in ("timeout", "crashed"):
@@ -226,6 +237,14 @@ def test_a_candidate_falls_for_a_counted_reason(odd: list[str], reason: Fell, tm
     assert summary.fell == {reason: 1}
     assert summary.candidates == 2 and len(summary.kept) == 1
     assert len(task_folders(tmp_path / "tasks")) == 1
+
+
+def test_a_candidate_whose_tests_a_stand_in_passes_falls(tmp_path: Path) -> None:
+    kinds = ("arithmetic", "statement_removed", "body_removed")
+    hollow = make(Suite(hollow=PRICE), tmp_path / "hollow", n_tasks=100, kinds=kinds)
+    assert not hollow.kept and hollow.fell[Fell.HOLLOW]
+    partly = make(Suite(hollow=PRICE[:1]), tmp_path / "partly", n_tasks=100, kinds=kinds)
+    assert partly.kept and not partly.fell[Fell.HOLLOW], "the tests that notice the mutant pass, others that enter the function do not"
 
 
 def test_tests_that_do_not_pass_unbroken_stop_everything(tmp_path: Path) -> None:
@@ -407,6 +426,27 @@ def test_tasks_are_made_of_a_real_repository(
         assert "```" in task.instruction and "shop.py" not in task.instruction
         assert re.search(r"assert -?\d+ == \d+|TypeError", task.instruction), "the values that were compared"
         assert mutation["before"] + " " not in task.instruction.replace("```", "") or len(mutation["before"]) < 3
+
+
+def test_a_task_that_a_function_without_a_thought_solves_is_unsound(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = TreeChange(path=b"shop.py", mode=FILE, data=SHOP.replace("amount * each", "amount + each").encode())
+    image = read_image(shop)
+    thorough = make_task(
+        id="thorough",
+        image=image.image,
+        overlay=(broken,),
+        gold=restoring_patch(broken=broken, fixed=FILES["shop.py"]),
+        fail_to_pass=("tests/test_shop.py::test_price[1-2]", "tests/test_shop.py::test_nothing"),
+        pass_to_pass=(),
+        test_seconds=60.0,
+        metadata={"mutation": {"file": "shop.py", "function": "price", "line": 5}},
+    )
+    write_task(thorough, tmp_path / "thorough")
+    write_task(replace(thorough, id="hollow", fail_to_pass=("tests/test_shop.py::test_nothing",)), tmp_path / "hollow")
+    assert validate_command([tmp_path / "thorough", tmp_path / "hollow"], repeat=1, as_json=True) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["sound"] for row in rows] == [True, False]
+    assert "the broken function does nothing but return False" in rows[1]["reason"]
 
 
 def test_a_record_that_is_not_there_is_told(tmp_path: Path) -> None:

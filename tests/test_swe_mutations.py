@@ -3,11 +3,13 @@
 import ast
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from environments.swe.factory.mutations import KINDS, Mutant, changes_meaning, check_kinds, functions, mutants, parses
 from environments.swe.factory.source import Source
+from environments.swe.factory.stubs import stubs
 
 ROOT = Path(__file__).parent.parent
 
@@ -123,6 +125,29 @@ def test_bodies_and_returns_go() -> None:
         ("return sep", "return"),
         ("return sep", "pass"),
     ]
+
+
+def test_stand_ins_compute_nothing_and_leave_the_rest() -> None:
+    head, tail = 'class C:\n    def f(self, a, b):\n        """Doc."""\n        ', "  # it\n\n\nx = 1\n"
+    code = f"{head}@wraps\n        def g(): return a\n        return g{tail}"
+    source = Source.of("m.py", code.encode())
+    function = dict(functions(source))["C.f"]
+    found = {stub.value: stub.data.decode() for stub in stubs(source, function)}
+    assert [found[value] for value in ("True", "None", "its argument self", "its argument a")] == [
+        f"{head}return {value}{tail}" for value in ("True", "None", "self", "a")
+    ]
+    assert len(found) == 6 and all(ast.parse(text) for text in found.values())
+    line = Source.of("m.py", b"def f(): return 1\n")
+    assert next(stubs(line, dict(functions(line))["f"])).data == b"def f(): return True\n"
+
+
+def test_an_object_that_equals_everything_does() -> None:
+    source = Source.of("m.py", b"def f(): return 1\n")
+    [stub] = [one for one in stubs(source, dict(functions(source))["f"]) if one.value.startswith("an object")]
+    names: dict[str, Any] = {}
+    exec(stub.data, names)
+    thing = names["f"]()
+    assert thing == 5 and (thing != 5) is False and thing and 3 in thing and not list(thing) and thing.any(1) == thing
 
 
 def test_imports_that_the_function_uses_go() -> None:

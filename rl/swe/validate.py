@@ -1,7 +1,7 @@
 """`rl swe validate`: whether task folders are sound, by running them.
 
 Sound: with the task's own solution all its tests pass; with nothing done none of fail_to_pass passes and all of pass_to_pass do; a patch
-that only empties the tests fails; and all of that again in every repeat.
+that only empties the tests fails; and all of that again in every repeat. A function that computes nothing must not pass either.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from pathlib import Path
 from environments.containers.base import Containers, ImageMissing
 from environments.containers.make import SharedContainers
 from environments.swe.base_tree import BaseTree
+from environments.swe.factory.stubs import task_stubs
 from environments.swe.folder import read_task
 from environments.swe.grading import PatchVerdict, grade_patch, merged
 from environments.swe.inside.modes import FILE
@@ -112,6 +113,15 @@ async def _fault(containers: Containers, task: RepoTask, *, repeat: int) -> str:
         noop = await run_suite(containers, image=task.image, work_dir=task.work_dir, request=request)
         if found := _noop_fault(task, noop):
             return f"run {turn + 1} without a patch: {found}"
+    return await _stub_fault(containers, task, base)
+
+
+async def _stub_fault(containers: Containers, task: RepoTask, base: BaseTree) -> str:
+    """Says when the broken function may compute nothing at all."""
+    for value, change in task_stubs(task):
+        verdict = await grade_patch(containers, task, await base.patch_of([change]))
+        if verdict.status == "passed":
+            return f"all tests pass when the broken function does nothing but return {value}"
     return ""
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from environments.swe.factory.gold import patched, restoring_patch
 from environments.swe.factory.mutations import Mutant
 from environments.swe.factory.repository import Target
+from environments.swe.factory.stubs import stubs
 from environments.swe.records import Outcome, Patch, PatchError, RepoImage, SuiteRequest, SuiteResult, TestOutcome, TreeChange
 
 RunSuite = Callable[[SuiteRequest], Awaitable[SuiteResult]]
@@ -30,6 +31,7 @@ class Fell(Enum):
     TIMEOUT = "a run did not end in time"
     CRASH = "a run did not reach its end"
     SIMILAR = "too much like another task"
+    HOLLOW = "a function that computes nothing passes its tests"
     UNSTABLE = "runs differ"
     GOLD_FAILS = "the gold patch does not repair it"
 
@@ -91,7 +93,10 @@ class Trials:
         return Noticed(target=target, mutant=mutant, failing=failing)
 
     async def confirm(self, noticed: Noticed) -> Patch | Fell:
-        """The gold patch, when all further runs agree: the same tests fail with the mutant, and none with the patch."""
+        """The gold patch, when its tests want more than a constant and all further runs agree: the same tests fail with the mutant, and
+        none with the patch."""
+        if await self._hollow(noticed):
+            return Fell.HOLLOW
         fixed = TreeChange(path=noticed.overlay.path, mode=noticed.overlay.mode, data=noticed.mutant.source.data)
         patch = restoring_patch(broken=noticed.overlay, fixed=fixed)
         try:
@@ -107,6 +112,15 @@ class Trials:
         if any([test.id for test in _failing(result, self.image)] != names for result in results[: RUNS - 1]):
             return Fell.UNSTABLE
         return Fell.GOLD_FAILS if any(_failing(result, self.image) for result in results[RUNS - 1 :]) else patch
+
+    async def _hollow(self, noticed: Noticed) -> bool:
+        """Whether a stand-in for the function passes the tests that notice the mutant, and then all tests that enter the function."""
+        target, noticing = noticed.target, tuple(test.id for test in noticed.failing)
+        changes = [replace(noticed.overlay, data=stub.data) for stub in stubs(target.source, target.function)]
+        for tests in (noticing, target.tests):
+            results = await asyncio.gather(*(self._run((change,), tests) for change in changes))
+            changes = [change for change, result in zip(changes, results, strict=True) if result.passed() >= set(tests)]
+        return bool(changes)
 
     async def _run(self, changes: tuple[TreeChange, ...], tests: tuple[str, ...]) -> SuiteResult:
         return await self.run(SuiteRequest(changes=changes, tests=tests, seconds=self.seconds))
