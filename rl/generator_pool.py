@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rl.crew import Crew, Member, RemotePart
-from rl.errors import PartDied, PartGone
+from rl.errors import BaseMissing, PartDied, PartGone, WeightSyncError
 from rl.records import Publication
 from rl.rollout import GroupJob
-from rl.weight_sync import BaseMissing, WeightSyncError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

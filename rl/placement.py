@@ -98,6 +98,8 @@ def start_ray(plan: Plan, *, model_bytes: int) -> None:
         _node_ip_address="127.0.0.1",
         # Two versions of the weights (the one being swapped in and the one that seeds restarts) and the rollouts in flight.
         object_store_memory=int(2.5 * model_bytes) + (256 << 20),
+        # Every part has an environment of its own, so processes that Ray starts ahead of time would serve nobody.
+        _system_config={"prestart_worker_first_driver": False},
     )
 
 

@@ -17,7 +17,7 @@ from rl.corpus import corpus_examples
 from rl.filters import get_door, put_door, unfit_rollout
 from rl.log.runs import RunIdentity, RunPaths, prepare_run
 from rl.loop import Loop
-from rl.model import resolve_model
+from rl.model_source import resolve_model
 from rl.observer import RunObserver
 from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
 from rl.plan import Plan, make_plan

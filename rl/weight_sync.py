@@ -14,19 +14,12 @@ import torch
 import xxhash
 from torch import Tensor
 
+from rl.errors import BaseMissing, WeightSyncError
 from rl.records import WeightBucket, WeightSlice
 from rl.weight_delta import unpack_gaps
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """Sync precisions by their name in `WeightBucket.dtype`."""
-
-
-class WeightSyncError(RuntimeError):
-    """A bucket, or a whole version, that must not be used for sampling. The message names the parameter and the version."""
-
-
-class BaseMissing(WeightSyncError):
-    """A delta came to a receiver that does not hold what it is told against: it must be seeded with a whole version first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 A model under ZeRO-3 is never whole anywhere: it is built without storage, and each parameter exists only while it is cut up.
 """
 
+import importlib
 import logging
 import os
 import warnings
@@ -19,6 +20,7 @@ ON_GPU = torch.cuda.is_available()
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if ON_GPU else "cpu")  # deepspeed decides at its import
 
 import deepspeed  # noqa: E402
+from deepspeed.runtime import compiler  # noqa: E402
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 _NO_CLIP = 1e30
@@ -28,8 +30,10 @@ _NO_CLIP = 1e30
 def join(*, rank: int, world_size: int, init_method: str, timeout: timedelta = COLLECTIVE_TIMEOUT) -> None:
     """Meet the other ranks. `timeout`: of each collective."""
     _quiet()
-    # The shared-memory operator serves inference only; without this it is compiled (or loaded) at every start.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # The shared-memory operator serves inference only; without this it is compiled (or loaded) at every start, after all operators have
+    # been tried out with a compiler.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    _import_muon()
     os.environ["LOCAL_RANK"] = str(rank % max(1, torch.cuda.device_count()))
     deepspeed.init_distributed(
         dist_backend="nccl" if ON_GPU else "gloo",
@@ -41,6 +45,17 @@ def join(*, rank: int, world_size: int, init_method: str, timeout: timedelta = C
         rank=rank,
         world_size=world_size,
     )
+
+
+def _import_muon() -> None:
+    """DeepSpeed imports its Muon optimizer to ask whether it is the one in use, and that hands three functions to torch's compiler, which
+    takes seconds to import. Nobody here uses Muon."""
+    compile_functions = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_functions
 
 
 def leave() -> None:

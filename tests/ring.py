@@ -46,9 +46,10 @@ def write_config(folder: Path, *, model: Path, **sections: dict[str, object]) ->
     return path
 
 
-def start(*words: str | Path, delay: float = 0.0) -> subprocess.Popen[str]:
-    """Start `rl ...`; its session is its own, so that it can be signalled alone. `delay`: seconds a digits episode takes."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DIGITS_DELAY": str(delay)}
+def start(*words: str | Path, delay: float = 0.0, until: Path | None = None) -> subprocess.Popen[str]:
+    """Start `rl ...`; its session is its own, so that it can be signalled alone. `delay`: seconds a digits episode takes, until the
+    file `until` is there."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DIGITS_DELAY": str(delay), "DIGITS_UNTIL": str(until or "")}
     return subprocess.Popen(
         [sys.executable, "-m", "rl.cli", *map(str, words)],
         cwd=ROOT,

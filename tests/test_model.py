@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from environments.records import Message
-from rl.model import build_tiny_cwm, empty_model, load_model, resolve_model, save_model, vocabulary_size
+from rl.model import build_tiny_cwm, empty_model, load_model, save_model, vocabulary_size
 from rl.model_folder import check_model
 from rl.model_shapes import expected_shapes
+from rl.model_source import resolve_model
 from rl.prompt import load_tokenizer
 from rl.tokenizer import CHARACTERS, WORDS, build_tiny_tokenizer
 

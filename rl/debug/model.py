@@ -7,8 +7,8 @@ from environments.records import StopReason
 from environments.traces.text import END, FRAME
 from rl.debug.neural import ContextFull
 from rl.engines.torch_engine import TorchEngine
-from rl.model import resolve_model
 from rl.model_folder import read_settings
+from rl.model_source import resolve_model
 from rl.prompt import load_tokenizer
 from rl.records import Completion, GenerateRequest, Sampling
 from rl.seeds import derive_seed

@@ -128,7 +128,7 @@ def on_machine(config: Config, *, shape: ModelShape, machine: Machine, workload:
 
 def _folder(request: Request) -> Path:
     """The checkpoint that is measured."""
-    from rl.model import resolve_model
+    from rl.model_source import resolve_model
 
     path = request.model or request.config.model.path
     try:

@@ -11,10 +11,11 @@ from rewards.registry import reward
 
 @environment("digits")
 class Digits(SingleTurn):
-    """Takes DIGITS_DELAY seconds, so that a test can act before a run is over."""
+    """Takes DIGITS_DELAY seconds until the file DIGITS_UNTIL is there, so that a test can act before a run is over."""
 
     async def step(self, action: Message) -> StepResult:
-        await asyncio.sleep(float(os.environ.get("DIGITS_DELAY", "0")))
+        if not os.path.exists(os.environ.get("DIGITS_UNTIL", "")):
+            await asyncio.sleep(float(os.environ.get("DIGITS_DELAY", "0")))
         return await super().step(action)
 
 
