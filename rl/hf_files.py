@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from rl.model_shapes import weight_files
+from rl.model_shapes import found_tensors
 
 SHARD_BYTES = 4 << 30
 _TOKENIZER_FILES = ("tokenizer", "special_tokens", "generation_config", "chat_template")
@@ -30,27 +30,19 @@ class WeightFiles:
 
     def __init__(self, folder: Path) -> None:
         """Raises ValueError when a file cannot be read."""
-        self._folder = folder
-        self._file_of: dict[str, Path] = {}
-        for path in weight_files(folder):
-            try:
-                with safe_open(path, framework="pt") as file:
-                    self._file_of.update(dict.fromkeys(file.keys(), path))
-            except (OSError, SafetensorError) as error:
-                raise ValueError(f"model.path {folder}: the weights cannot be loaded ({path.name}: {error})") from error
+        self._folder, self._found = folder, found_tensors(folder)
 
     def fill(self, name: str, tensor: Tensor) -> None:
         """Copy a tensor of the checkpoint into this one, of any precision and device. Raises ValueError that names it."""
-        if name not in self._file_of:
+        if name not in self._found:
             raise ValueError(f"model.path {self._folder}: the weights cannot be loaded (no tensor {name})")
-        with safe_open(self._file_of[name], framework="pt") as file:
-            saved = file.get_tensor(name)
-            if saved.shape != tensor.shape:
-                raise ValueError(
-                    f"model.path {self._folder}: the weights cannot be loaded ({name} has shape {list(saved.shape)}, its config.json asks "
-                    f"for {list(tensor.shape)})"
-                )
-            tensor.copy_(saved)
+        if (shape := self._found[name].shape) != tensor.shape:
+            raise ValueError(
+                f"model.path {self._folder}: the weights cannot be loaded ({name} has shape {list(shape)}, its config.json asks for "
+                f"{list(tensor.shape)})"
+            )
+        with safe_open(self._found[name].path, framework="pt") as file:
+            tensor.copy_(file.get_tensor(name))
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,22 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def found_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Of all tensors in a folder's files. Raises ValueError that names a file whose header cannot be read."""
-    found: dict[str, tuple[int, ...]] = {}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundTensor:
+    """One tensor of a checkpoint folder, as its file's header tells."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+
+def found_tensors(folder: Path) -> dict[str, FoundTensor]:
+    """All tensors in a folder's files by name. Raises ValueError that names a file whose header cannot be read."""
+    found: dict[str, FoundTensor] = {}
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="numpy") as file:
                 names = file.keys()
-                found |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+                found |= {name: FoundTensor(path=path, shape=tuple(file.get_slice(name).get_shape())) for name in names}
         except (OSError, SafetensorError) as error:
             raise ValueError(f"model.path {folder}: the weights cannot be loaded ({path.name}: {error})") from error
     return found
@@ -62,12 +71,12 @@ def check_shapes(folder: Path, config: Mapping[str, Any]) -> None:
         expected = expected_shapes(config)
     except (KeyError, TypeError) as error:
         raise ValueError(f"model.path {folder}: config.json lacks {error}") from error
-    found = found_shapes(folder)
+    found = found_tensors(folder)
     for name, shape in expected.items():
         if name not in found:
             raise ValueError(f"model.path {folder}: the weights lack {name}: they are of another architecture than config.json")
-        if found[name] != shape:
+        if found[name].shape != shape:
             raise ValueError(
-                f"model.path {folder}: {name} has shape {list(found[name])}, config.json asks for {list(shape)}: they are another "
+                f"model.path {folder}: {name} has shape {list(found[name].shape)}, config.json asks for {list(shape)}: they are another "
                 "model's weights"
             )

@@ -8,7 +8,6 @@ its script holds gets an empty reply that ends for `script_end`, and ends itself
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from environments.records import Message, StopReason
 from environments.sources.mixture import Mixture
+from rl.engines.request import FinishedSample
 from rl.prompt import ChatTokenizer
 from rl.records import Completion, GenerateRequest
 
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
 
 Script = Mapping[str, Sequence[str]]
 """Task id -> replies by turn."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class FinishedReply:
-    """One finished sample of a request."""
-
-    key: str
-    index: int
-    """Position in the request's seeds."""
-    completion: Completion
 
 
 class ScriptedEngine:
@@ -66,11 +56,11 @@ class ScriptedEngine:
         """Forget a request."""
         self._queue = [request for request in self._queue if request.key != key]
 
-    def step(self) -> tuple[FinishedReply, ...]:
+    def step(self) -> tuple[FinishedSample, ...]:
         """All samples of all requests."""
         queue, self._queue = self._queue, []
         return tuple(
-            FinishedReply(key=request.key, index=index, completion=self._complete(request))
+            FinishedSample(key=request.key, index=index, completion=self._complete(request))
             for request in queue
             for index in range(len(request.seeds))
         )

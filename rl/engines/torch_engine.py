@@ -25,6 +25,7 @@ from rl.engines.decoder import PREFILL_TOKENS, Decoder, Shape
 from rl.engines.kv import PromptKV
 from rl.engines.request import FinishedSample, check_request, end_reason, token_limit
 from rl.engines.sampler import RowSampling, Sampler, UniformStreams
+from rl.engines.version import Versioned
 from rl.records import Completion, GenerateRequest
 
 PADDING_LIMIT = 1.5
@@ -59,7 +60,7 @@ class _Queued:
     prompt_version: int = -1
 
 
-class TorchEngine:
+class TorchEngine(Versioned):
     """Generates samples of many requests at once with one model."""
 
     def __init__(self, model_path: Path, *, dtype: torch.dtype, slots: int, context_length: int) -> None:
@@ -72,9 +73,7 @@ class TorchEngine:
         Raises:
             ValueError: the folder's architecture is not supported, or its weights do not fit its config.
         """
-        self._version = 0
-        self._stale = True
-        """The decoder has not taken over the weights of this version yet."""
+        super().__init__(stale=True)
         self._decoder = Decoder(model_path, dtype=dtype)
         self._sampler = Sampler(self._decoder.shape.vocab)
         self._cache = self._decoder.make_cache(rows=slots)
@@ -99,16 +98,6 @@ class TorchEngine:
         self._tokens_RT = np.zeros((slots, 0), dtype=np.int32)
         self._logprobs_RT = np.zeros((slots, 0), dtype=np.float32)
         self._versions_RT = np.zeros((slots, 0), dtype=np.int32)
-
-    @property
-    def version(self) -> int:
-        """Policy version that tags the next tokens. Setting it puts what was written through `parameters()` to use."""
-        return self._version
-
-    @version.setter
-    def version(self, version: int) -> None:
-        self._version = version
-        self._stale = True
 
     @property
     def shape(self) -> Shape:

@@ -36,6 +36,7 @@ from vllm.v1.executor import Executor
 from configs.vllm import VllmConfig
 from rl.engines.request import FinishedSample, check_request, end_reason, token_limit
 from rl.engines.shared_weights import SharedWeights
+from rl.engines.version import Versioned
 from rl.engines.vllm_weights import BACKEND
 from rl.model_folder import read_settings
 from rl.model_shapes import expected_shapes
@@ -57,7 +58,7 @@ class _Sample:
     versions: list[int] = field(default_factory=list)
 
 
-class VllmEngine:
+class VllmEngine(Versioned):
     """Generates samples of many requests at once with one model, on the CPU or on GPUs of one node."""
 
     def __init__(self, model_path: Path, *, dtype: str, slots: int, context_length: int, settings: VllmConfig) -> None:
@@ -71,11 +72,10 @@ class VllmEngine:
         Raises:
             ValueError: vLLM cannot run the model with these settings.
         """
+        super().__init__(stale=False)
         self._dtype, self._slots, self._context_length, self._settings = dtype, slots, context_length, settings
         self._model_path = model_path
         self._vocab = int(read_settings(model_path)["vocab_size"])
-        self._version = 0
-        self._stale = False
         self._weights: SharedWeights | None = None
         self._queue: deque[_Sample] = deque()
         self._running: dict[str, _Sample] = {}
@@ -115,16 +115,6 @@ class VllmEngine:
         if on_cpu and head_dim not in (possible := CPUAttentionBackend.get_supported_head_sizes()):
             raise ValueError(f"head_dim is {head_dim}; on a CPU it must be one of {', '.join(map(str, possible))}")
         return LLMEngine(vllm_config=config, executor_class=Executor.get_class(config), log_stats=False, multiprocess_mode=False)
-
-    @property
-    def version(self) -> int:
-        """Policy version that tags the next tokens. Setting it puts what was written through `parameters()` to use."""
-        return self._version
-
-    @version.setter
-    def version(self, version: int) -> None:
-        self._version = version
-        self._stale = True
 
     @property
     def busy(self) -> bool:
