@@ -253,6 +253,9 @@ class LearnerConfig(Checked):
     """Weight-sync bucket in MiB."""
     weight_sync: Literal["full", "delta"] = "full"
     """delta: each rank ships what has changed in its partition since the version before; costs a copy of the partition."""
+    weight_transport: Literal["object_store", "collective"] = "object_store"
+    """object_store: each generator reads the weights, from shared memory on the node that they are on. collective: torch.distributed
+    broadcasts to all generators, for several nodes; NCCL where ranks and generators have a GPU each, else gloo."""
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (GPU runs)."""
 

@@ -16,6 +16,7 @@ from rl.generator_pool import Serving
 from rl.records import Batch, Completion, GenerateRequest, RolloutGroup, StepStats, WeightBucket
 from rl.rollout import GroupJob, GroupOutcome
 from rl.status.reporter import Reporter
+from rl.weight_broadcast import BroadcastFailed, Place, WeightBroadcast
 
 if TYPE_CHECKING:
     from rl.generator import Generator
@@ -72,7 +73,8 @@ class LearnerActor:
         self._reporter.doing("imports, loads the model, and waits for the other ranks")
         from rl.learner import Learner
 
-        self._put = put
+        self._put, self._address = put, report.address()
+        self._broadcast: WeightBroadcast | None = None
         self._learner = Learner(
             context.config,
             model_path=context.model_path,
@@ -101,6 +103,30 @@ class LearnerActor:
                 references.append(self._put(bucket))
                 nbytes += bucket.nbytes
         return references, nbytes
+
+    def meet(self, place: Place) -> str:
+        """Take a place in a group that broadcasts weights, and leave the one before; why it could not, or nothing."""
+        if self._broadcast is not None:
+            self._broadcast.leave()
+        self._broadcast = None
+        try:
+            self._broadcast = WeightBroadcast(place, address=self._address, note=self._reporter.doing)
+        except BroadcastFailed as error:
+            return str(error)
+        finally:
+            self._reporter.doing(_IDLE)
+        return ""
+
+    def broadcast(self, version: int, *buckets: WeightBucket) -> str:
+        """Send this rank's buckets of a version when it is its turn; why it could not, or nothing."""
+        if self._broadcast is None:
+            return "this rank is in no group"
+        try:
+            with self._reporter.phase(f"broadcasting the weights of version {version}", then=_IDLE):
+                self._broadcast.send_in_turn(buckets)
+        except BroadcastFailed as error:
+            return str(error)
+        return ""
 
     def save(self, folder: Path) -> None:
         """Write this rank's state for an exact resume."""
@@ -131,9 +157,12 @@ class GeneratorActor:
         self._reporter.doing("imports and loads the model")
         import torch
 
+        from rl.weight_listener import WeightListener
+
         torch.set_num_threads(threads)
         self._generator = _make_generator(context)
-        self._reporter.describe_by(self._generator.describe)
+        self._listener = WeightListener(self._generator, address=report.address())
+        self._reporter.describe_by(self._listener.describe)
         self._seeded = asyncio.Event()
         if context.weights_from_disk:
             self._seeded.set()
@@ -172,9 +201,22 @@ class GeneratorActor:
     async def commit_weights(self, version: int) -> str:
         """See Generator.commit_weights."""
         checksum = await self._generator.commit_weights(version)
+        self._took(version)
+        return checksum
+
+    async def meet(self, place: Place) -> None:
+        """See WeightListener.meet."""
+        await self._listener.meet(place)
+
+    async def take_broadcast(self, version: int, base: int | None, lose_first: bool) -> str:
+        """See WeightListener.take."""
+        checksum = await self._listener.take(version, base, lose_first=lose_first)
+        self._took(version)
+        return checksum
+
+    def _took(self, version: int) -> None:
         self._seeded.set()
         self._reporter.event(f"took the weights of version {version}")
-        return checksum
 
 
 def _make_generator(context: ActorContext) -> "Generator":

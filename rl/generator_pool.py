@@ -7,8 +7,10 @@ from typing import Protocol
 
 from rl.crew import Crew, Member, RemotePart
 from rl.errors import BaseMissing, PartDied, PartGone, WeightSyncError
-from rl.records import Publication
+from rl.records import Loaded, Publication
 from rl.rollout import GroupJob
+from rl.weight_broadcast import BroadcastFailed
+from rl.weight_groups import WeightGroups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +32,19 @@ class Faults(Protocol):
 class GeneratorPool:
     """Groups are spread over slots by their index; a slot without a process of its own is served by another's."""
 
-    def __init__(self, crew: Crew, *, slots: int, lockstep: bool, timeout: float, faults: Faults, say: Callable[[str], None]) -> None:
-        """`timeout`: seconds for one swap of weights."""
-        self._crew, self._slots, self._lockstep = crew, slots, lockstep
+    def __init__(
+        self,
+        crew: Crew,
+        *,
+        slots: int,
+        lockstep: bool,
+        timeout: float,
+        faults: Faults,
+        say: Callable[[str], None],
+        groups: WeightGroups | None = None,
+    ) -> None:
+        """`timeout`: seconds for one swap of weights. `groups`: broadcast them; without it each replica reads the object store."""
+        self._crew, self._slots, self._lockstep, self._groups = crew, slots, lockstep, groups
         self._timeout, self._faults, self._say = timeout, faults, say
         self.tell: Callable[[Serving], None] = lambda serving: None
         """Hands each change on to the rollout workers."""
@@ -44,22 +56,24 @@ class GeneratorPool:
         self._load_lock = asyncio.Lock()
         crew.joined, crew.changed = self._seed, self._spread
 
-    async def load(self, publication: Publication) -> str:
-        """Swap the weights of all replicas; returns the checksum of the version. A replica that does not manage is given up."""
+    async def load(self, publication: Publication) -> Loaded:
+        """Swap the weights of all replicas. A replica that does not manage is given up."""
         async with self._load_lock:
             self._chain = [*self._chain, publication] if publication.base is not None else [publication]
+            failed_before = self._groups.failures if self._groups else 0
             sums: dict[str, list[str]] = {}
             while not sums:
                 await self._crew.someone()
                 members = list(self._crew.serving.values())
-                for member, checksum in zip(members, await asyncio.gather(*map(self._load_or_drop, members)), strict=True):
+                for member, checksum in zip(members, await self._load_all(members), strict=True):
                     if checksum is not None:
                         sums.setdefault(checksum, []).append(member.part)
             if len(sums) != 1:
                 raise PartDied(f"generators disagree on the weights of version {publication.version}: checksums {sums}")
             self._crew.progressed()
             self._adopt(dict(self._crew.serving))
-        return next(iter(sums))
+        failed = self._groups.failures - failed_before if self._groups else 0
+        return Loaded(checksum=next(iter(sums)), broadcasts_failed=failed)
 
     async def expect(self, jobs: Sequence[GroupJob]) -> None:
         """Announce the episodes of these jobs to the replicas that will serve them. One that is lost meanwhile needs to know nothing."""
@@ -109,19 +123,38 @@ class GeneratorPool:
             loaded = self._chain
             await self._load_one(member, loaded)
 
-    async def _load_or_drop(self, member: Member) -> str | None:
+    async def _load_all(self, members: Sequence[Member]) -> list[str | None]:
+        """The checksums; None for a replica that is given up."""
+        if self._groups is None or not await self._groups.meet(members):
+            return await asyncio.gather(*(self._load_or_drop(member) for member in members))
+        send = asyncio.ensure_future(self._groups.send(self._chain[-1].version))
         try:
-            return await self._load_one(member, self._chain)
+            sums = await asyncio.gather(*(self._load_or_drop(member, groups=self._groups) for member in members))
+            await send
+        except BaseException:
+            self._groups.stop("the run is ending")
+            send.cancel()
+            raise
+        return sums
+
+    async def _load_or_drop(self, member: Member, *, groups: WeightGroups | None = None) -> str | None:
+        """`groups`: a broadcast to the replica is under way."""
+        try:
+            return await self._load_one(member, self._chain, broadcast=groups is not None)
         except (PartGone, WeightSyncError) as error:
+            if groups is not None:
+                groups.stop(str(error))
             self._crew.drop(member, str(error))
             return None
 
-    async def _load_one(self, member: Member, chain: Sequence[Publication]) -> str:
+    async def _load_one(self, member: Member, chain: Sequence[Publication], *, broadcast: bool = False) -> str:
         """The newest version; the whole chain where the replica lacks what that is told against, or got it wrong."""
         version = chain[-1].version
         try:
             async with asyncio.timeout(self._timeout):
                 try:
+                    if broadcast and (checksum := await self._hear(member, chain[-1])) is not None:
+                        return checksum
                     return await self._send(member, chain[-1:])
                 except BaseMissing:
                     return await self._send(member, chain)
@@ -130,6 +163,14 @@ class GeneratorPool:
                     return await self._send(member, chain)
         except TimeoutError:
             raise PartGone(f"no swap to the weights of version {version} within rollout.timeout={self._timeout:.0f} s") from None
+
+    async def _hear(self, member: Member, publication: Publication) -> str | None:
+        """The checksum; None when the broadcast has failed."""
+        try:
+            lose_first = self._faults.drop_weights(member.part)
+            return str(await member.ask("take_broadcast", publication.version, publication.base, lose_first))
+        except BroadcastFailed:
+            return None  # WeightGroups tells of it
 
     async def _send(self, member: Member, publications: Sequence[Publication]) -> str:
         for publication in publications:

@@ -9,6 +9,7 @@ from typing import Any
 from rl.crew import Health, RemotePart
 from rl.errors import PartDied, PartGone
 from rl.records import Batch, Publication, StepStats
+from rl.weight_broadcast import Place
 
 _DELTAS_SHARE = 0.5
 """Of the bytes of a whole version: when the deltas on it have as many, the next version is sent whole. They wait in the object store."""
@@ -26,6 +27,13 @@ class LearnerGroup:
         self._deltas = deltas
         self._version: int | None = None
         self._whole_bytes = self._delta_bytes = 0
+        self._published: list[Sequence[Any]] = [()] * len(ranks)
+        """References to the buckets that each rank published last."""
+
+    @property
+    def size(self) -> int:
+        """Ranks."""
+        return len(self._ranks)
 
     async def train_step(self, batches: Sequence[Sequence[Batch]]) -> tuple[StepStats, ...]:
         """`batches[rank][optimizer step]`; the statistics of every rank."""
@@ -41,8 +49,17 @@ class LearnerGroup:
             self._whole_bytes, self._delta_bytes = nbytes, 0
         else:
             self._delta_bytes += nbytes
-        buckets = tuple(reference for references, _ in per_rank for reference in references)
+        self._published = [references for references, _ in per_rank]
+        buckets = tuple(reference for references in self._published for reference in references)
         return Publication(version=version, base=base, buckets=buckets, nbytes=nbytes)
+
+    async def meet(self, places: Sequence[Place]) -> list[str]:
+        """Let every rank take its place in a group that broadcasts weights; for each, why it could not, or nothing."""
+        return await self._all("meet", [(place,) for place in places])
+
+    async def broadcast(self, version: int) -> list[str]:
+        """Let every rank send what it has published, in the group that it met last; for each, why it could not, or nothing."""
+        return await self._all("broadcast", [(version, *buckets) for buckets in self._published])
 
     async def save(self, folder: Path) -> None:
         """Write every rank's state."""

@@ -34,7 +34,7 @@ from rl.clock import Clock
 from rl.errors import PartDied, RunFailed
 from rl.evaluate import EvalReport, evaluate_heldout
 from rl.filters import DropReason, ungraded
-from rl.records import Batch, Publication, Rollout, RolloutGroup, Sampling, Span, StepStats, TrainSample
+from rl.records import Batch, Loaded, Publication, Rollout, RolloutGroup, Sampling, Span, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
 from rl.samples import to_samples
 from rl.status.record import OwnPart
@@ -54,7 +54,7 @@ class LearnerHandle(Protocol):
 class GeneratorsHandle(Protocol):
     """All generator replicas as one."""
 
-    async def load(self, publication: Publication) -> str: ...
+    async def load(self, publication: Publication) -> Loaded: ...
 
 
 class RolloutsHandle(Protocol):
@@ -84,6 +84,8 @@ class StepResult:
     """Of the published weights."""
     sync_bytes: int
     """What publishing them took: all of them, or what has changed."""
+    broadcasts_failed: int
+    """Broadcasts of them that did not come to their end."""
 
 
 class Observer(Protocol):
@@ -191,7 +193,7 @@ class Loop:
             samples, stats = await self._train(groups)
         self._buffer.version += 1
         with self._clock.phase("sync", step=step):
-            checksum, sync_bytes = await self._publish()
+            loaded, sync_bytes = await self._publish()
         self._count_barren(samples)
         self._rejected = 0
         dropped, self._dropped = self._dropped, Counter()
@@ -203,8 +205,9 @@ class Loop:
                 dropped=dropped,
                 stats=stats,
                 phases=self._clock.take(),
-                checksum=checksum,
+                checksum=loaded.checksum,
                 sync_bytes=sync_bytes,
+                broadcasts_failed=loaded.broadcasts_failed,
             )
         )
         if self._buffer.version % self._config.checkpoint.every == 0:
@@ -347,7 +350,7 @@ class Loop:
         batches = make_batches(samples, config=config, n_rollouts=n_rollouts)
         return samples, await self._learner.train_step(batches)
 
-    async def _publish(self) -> tuple[str, int]:
+    async def _publish(self) -> tuple[Loaded, int]:
         publication = await self._learner.publish(self._buffer.version)
         return await self._generators.load(publication), publication.nbytes
 

@@ -86,6 +86,7 @@ class RunObserver:
             drops=result.dropped,
             weights_checksum=result.checksum,
             sync_bytes=result.sync_bytes,
+            broadcasts_failed=result.broadcasts_failed,
             log=self._log_since(),
         )
         self._steps_done = result.step

@@ -37,6 +37,7 @@ from rl.plan import Plan, containers_at_once, uses_containers
 from rl.remote import Board, Remote, awaited, cause, first_line, last_line
 from rl.rollout_pool import RolloutPool
 from rl.status.watch import Watch
+from rl.weight_groups import WeightGroups
 
 RENDEZVOUS = ".rendezvous-"
 """Begins the name of the file in the run's folder by which learner ranks find each other; of no use after the run."""
@@ -254,6 +255,17 @@ class _Start:
     async def cluster(self, *, with_learner: bool) -> Cluster:
         config = self.context.config
         lockstep = config.rollout.max_staleness == 0
+        # Nothing waits for the ranks before the end of this method.
+        ranks = self._ranks() if with_learner else []
+        group = None
+        if with_learner:
+            group = LearnerGroup(
+                ranks,
+                health=self.watch,
+                timeout=max(config.rollout.timeout, config.cluster.start_timeout),
+                part_timeout=config.cluster.part_timeout,
+                deltas=config.learner.weight_sync == "delta",
+            )
         generator_crew = self._crew(
             "generator", self._generator, needed=self.plan.replicas, most=config.cluster.most_generators or self.plan.replicas
         )
@@ -264,6 +276,7 @@ class _Start:
             timeout=config.rollout.timeout,
             faults=FaultRequests(run_dir=self.context.run_dir),
             say=self.say,
+            groups=self._weight_groups(group),
         )
         worker_crew = self._crew(
             "worker", partial(self._worker, pool), needed=self.plan.workers, most=config.cluster.most_workers or self.plan.workers
@@ -275,16 +288,6 @@ class _Start:
             live_episodes=containers_at_once(config) if uses_containers(config) else None,
             part_timeout=config.cluster.part_timeout,
         )
-        ranks = self._ranks() if with_learner else []
-        group = None
-        if with_learner:
-            group = LearnerGroup(
-                ranks,
-                health=self.watch,
-                timeout=max(config.rollout.timeout, config.cluster.start_timeout),
-                part_timeout=config.cluster.part_timeout,
-                deltas=config.learner.weight_sync == "delta",
-            )
         begins = [asyncio.ensure_future(begin) for begin in (generator_crew.begin(), worker_crew.begin(), self._built(ranks))]
         try:
             await asyncio.gather(*begins)
@@ -295,6 +298,21 @@ class _Start:
             await asyncio.gather(generator_crew.close(), worker_crew.close())
             raise
         return Cluster(learner=group, generators=pool, rollouts=rollouts)
+
+    def _weight_groups(self, learner: LearnerGroup | None) -> WeightGroups | None:
+        config = self.context.config
+        if learner is None or config.learner.weight_transport != "collective":
+            return None
+        # NCCL refuses two processes on one GPU.
+        own_gpus = all(resources.get("GPU", 0) >= 1 for resources in (config.cluster.learner_resources, config.cluster.generator_resources))
+        return WeightGroups(
+            learner,
+            address=_node_address(),
+            backend="nccl" if own_gpus else "gloo",
+            # What a failed broadcast leaves of rollout.timeout is for the object store.
+            timeout=min(config.cluster.part_timeout, config.rollout.timeout / 2),
+            say=self.say,
+        )
 
     def _crew(self, kind: str, start: Callable[[int], Remote], *, needed: int, most: int) -> Crew:
         board, limits = Board(run_id=self.context.run_id), self.context.config.cluster

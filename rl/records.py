@@ -328,3 +328,12 @@ class Publication:
     """References to the buckets of all ranks."""
     nbytes: int
     """Of the buckets."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """One version of the weights, as all generators have it."""
+
+    checksum: str
+    broadcasts_failed: int
+    """Broadcasts that did not come to their end on the way."""

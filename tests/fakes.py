@@ -12,7 +12,7 @@ import torch
 from environments.records import Message, Problem, StopReason, Task
 from rewards.score import Score, ScoreStatus
 from rl.errors import PartGone
-from rl.records import Completion, GenerateRequest, Publication, Rollout, RolloutGroup, Sampling, StepStats, Turn
+from rl.records import Completion, GenerateRequest, Loaded, Publication, Rollout, RolloutGroup, Sampling, StepStats, Turn
 from rl.rollout import GroupJob, GroupOutcome
 
 
@@ -165,9 +165,9 @@ class FakeGenerators:
     def __init__(self) -> None:
         self.versions: list[int] = []
 
-    async def load(self, publication: Publication) -> str:
+    async def load(self, publication: Publication) -> Loaded:
         self.versions.append(publication.version)
-        return f"sum{publication.version}"
+        return Loaded(checksum=f"sum{publication.version}", broadcasts_failed=0)
 
 
 class FakeRollouts:

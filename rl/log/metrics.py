@@ -69,6 +69,8 @@ class StepMetrics:
     """Of the weights that were published after the step: the same in two runs that computed the same."""
     sync_bytes: int = 0
     """What the learner handed to the generators after the step: all weights, or what has changed."""
+    broadcasts_failed: int = 0
+    """Broadcasts of weights to the generators after the step that failed, so that the version went through the object store."""
     log_waits: int = 0
     """Times since the previous step that something waited for the log's disk."""
     log_dropped: Mapping[str, int] = field(default_factory=dict)
@@ -156,6 +158,7 @@ def summarize_step(
     drops: Mapping[str, int],
     weights_checksum: str = "",
     sync_bytes: int = 0,
+    broadcasts_failed: int = 0,
     log: WriterHealth | None = None,
 ) -> StepMetrics:
     """Metrics of training step `step` (1-based). `stats` is one rank's (they are reduced); None when nothing was trained.
@@ -194,6 +197,7 @@ def summarize_step(
         groups_skipped=len(groups) - n_trained_groups,
         weights_checksum=weights_checksum,
         sync_bytes=sync_bytes,
+        broadcasts_failed=broadcasts_failed,
         log_waits=log.waits if log else 0,
         log_dropped=dict(log.dropped) if log else {},
     )

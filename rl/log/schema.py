@@ -211,6 +211,7 @@ METRICS = pa.schema(
         pa.field("groups_skipped", pa.int64()),
         pa.field("weights_checksum", pa.string()),
         pa.field("sync_bytes", pa.int64()),
+        pa.field("broadcasts_failed", pa.int64()),
         pa.field("log_waits", pa.int64()),
         pa.field("log_dropped", pa.map_(pa.string(), pa.int64())),
     ]

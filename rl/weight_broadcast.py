@@ -1,0 +1,219 @@
+"""One process's place in the group that broadcasts weights: learner ranks send, generators hear, whoever fails tells all others to stop.
+
+    rank 0: bucket, bucket, last ─► everybody;  rank 1: bucket, last ─► everybody;  ...
+
+Every process takes part in every broadcast, in this order; the other ranks throw away what they hear. A group serves one set of processes:
+when that changes, or a broadcast fails, it is left, and another is made under the next number. It stands beside the learner's own process
+group and knows nothing of it. No wait in here is longer than the group's timeout or a message of one that has failed.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+from torch.distributed import PrefixStore, TCPStore
+
+from rl.records import WeightBucket
+from rl.weight_frame import encode
+
+_STOPPED = "stopped"
+"""Key under which the group's store has why it is of no more use."""
+_LOOK_SECONDS = 0.2
+_LONGEST_NAP = 0.002
+
+
+class BroadcastFailed(Exception):
+    """A group could not be made, or a broadcast did not come to its end. The group is of no more use; the weights must go another way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """What a process must know to take its place in a group."""
+
+    group: int
+    """Number of the group: grows with each that is made in a run."""
+    backend: Literal["gloo", "nccl"]
+    host: str
+    port: int
+    """Where the group's store is."""
+    rank: int
+    """In the group: learner ranks first, as they are, then generators."""
+    senders: int
+    """Learner ranks."""
+    size: int
+    timeout: float
+    """Seconds for the group to be made, and for one bucket to get through."""
+
+
+def open_store(address: str) -> TCPStore:
+    """The store by which processes meet, on a free port of this address alone."""
+    listener = socket.create_server((address, 0))
+    host, port = listener.getsockname()[:2]
+    return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+
+
+def stop_group(store: Any, group: int, why: str) -> None:
+    """Tell all of a group to stop; the first reason stays. Safe to call at any time."""
+    store.compare_set(f"{group}/{_STOPPED}", "", why)
+
+
+def why_stopped(store: Any, group: int) -> str:
+    """Empty while nobody has failed."""
+    key = f"{group}/{_STOPPED}"
+    return str(store.get(key).decode()) if store.check([key]) else ""
+
+
+class WeightBroadcast:
+    """A place that was taken. The calls may come from any thread, one at a time."""
+
+    def __init__(self, place: Place, *, address: str, note: Callable[[str], None]) -> None:
+        """Meet all others of the group. Raises BroadcastFailed.
+
+        Args:
+            address: of this node, on which gloo listens.
+            note: hears what this process waits for.
+        """
+        self._place, self._note = place, note
+        self._device = torch.device("cuda", torch.cuda.current_device()) if place.backend == "nccl" else torch.device("cpu")
+        self._host = [torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8)]
+        """Frames take turns in them."""
+        self._turn = 0
+        self._group: Any = None
+        self._note(f"waits for all {place.size} processes of group {place.group}, which broadcasts weights")
+        try:
+            self._store = self._connect()
+            self._meet(address)
+        except RuntimeError as error:  # also what a store reports
+            raise self._failed(f"could not meet the others: {error}") from error
+
+    def send_in_turn(self, buckets: Sequence[WeightBucket]) -> None:
+        """A learner rank's part of a version: send its own buckets when it is its turn, and let the other ranks send theirs.
+
+        Raises BroadcastFailed.
+        """
+        for root in range(self._place.senders):
+            if root == self._place.rank:
+                for bucket in buckets:
+                    self._send(bucket)
+                continue
+            while not self._hear(root)[1]:
+                pass
+
+    def hear(self, root: int) -> tuple[np.ndarray, bool]:
+        """The next frame of a learner rank, and whether it is its last. It holds until the call after the next. Raises BroadcastFailed."""
+        moved, last = self._hear(root)
+        frame = moved if moved.device.type == "cpu" else self._room(len(moved)).copy_(moved)
+        return frame.numpy(), last
+
+    def leave(self) -> None:
+        """Break off whatever is under way, and do not wait for it."""
+        group, self._group = self._group, None
+        if group is not None:
+            threading.Thread(target=_abort, args=(group,), name="leave weight group", daemon=True).start()
+
+    def _send(self, bucket: WeightBucket) -> None:
+        frame = torch.from_numpy(encode(bucket, room=lambda nbytes: self._room(nbytes).numpy()))
+        head = torch.tensor([len(frame), bucket.last], dtype=torch.int64)
+        what = f"sends bucket {bucket.index} of version {bucket.version} to all of group {self._place.group}"
+        for tensor in (head, frame):
+            self._broadcast(tensor.to(self._device), root=self._place.rank, what=what)
+
+    def _hear(self, root: int) -> tuple[Tensor, bool]:
+        what = f"waits for learner rank {root} in a broadcast of group {self._place.group}"
+        nbytes, last = self._broadcast(torch.zeros(2, dtype=torch.int64, device=self._device), root=root, what=what).tolist()
+        on_cpu = self._device.type == "cpu"
+        target = self._room(nbytes) if on_cpu else torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+        return self._broadcast(target, root=root, what=what), bool(last)
+
+    def _broadcast(self, tensor: Tensor, *, root: int, what: str) -> Tensor:
+        """The tensor, on the group's device, with the root's values."""
+        if self._group is None:
+            raise BroadcastFailed(f"this process has left group {self._place.group}")
+        self._note(what)
+        options = distributed.BroadcastOptions()
+        options.rootRank, options.rootTensor, options.timeout = root, 0, timedelta(seconds=self._place.timeout)
+        try:
+            work = self._group.broadcast([tensor], options)
+            self._until(work.is_completed, what)
+            work.wait()
+        except RuntimeError as error:
+            raise self._failed(f"{what}: {error}") from error
+        return tensor
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        """Raises BroadcastFailed at the deadline, and when another of the group has failed."""
+        begun = looked = time.monotonic()
+        while not done():
+            now = time.monotonic()
+            if now - begun > self._place.timeout:
+                raise self._failed(f"{what}: nothing came of it within {self._place.timeout:.0f} s")
+            if now - looked > _LOOK_SECONDS:
+                looked = now
+                if why := why_stopped(self._store, self._place.group):
+                    self.leave()
+                    raise BroadcastFailed(why)
+            # Short operations are noticed at once, long ones cost no processor.
+            time.sleep(min(_LONGEST_NAP, (now - begun) / 10))
+
+    def _failed(self, why: str) -> BroadcastFailed:
+        """Leave, and let everybody know."""
+        with contextlib.suppress(RuntimeError, AttributeError):  # there may be no store
+            stop_group(self._store, self._place.group, f"process {self._place.rank} of {self._place.size} {why}")
+        self.leave()
+        return BroadcastFailed(why)
+
+    def _room(self, nbytes: int) -> Tensor:
+        self._turn = 1 - self._turn
+        if self._host[self._turn].numel() < nbytes:
+            self._host[self._turn] = torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        return self._host[self._turn][:nbytes]
+
+    def _connect(self) -> TCPStore:
+        timeout = timedelta(seconds=self._place.timeout)
+        return TCPStore(self._place.host, self._place.port, is_master=False, wait_for_workers=False, timeout=timeout)
+
+    def _meet(self, address: str) -> None:
+        """Make the group and let it work once; in a thread, since it cannot be told to stop."""
+        made: list[Any] = []
+
+        def make() -> None:
+            try:
+                group = self._make(address)
+                group.broadcast([torch.zeros(1, dtype=torch.uint8, device=self._device)], distributed.BroadcastOptions()).wait()
+                made.append(group)
+            except Exception as error:
+                made.append(error)
+
+        thread = threading.Thread(target=make, name="meet weight group", daemon=True)
+        thread.start()
+        self._until(lambda: not thread.is_alive(), f"waits for all {self._place.size} processes of group {self._place.group}")
+        if isinstance(made[0], Exception):
+            raise RuntimeError(made[0]) from made[0]
+        (self._group,) = made
+
+    def _make(self, address: str) -> Any:
+        # A store's client serves one call at a time, and this one waits in it.
+        store = PrefixStore(f"{self._place.group}", self._connect())
+        if self._place.backend == "gloo":
+            options = distributed.ProcessGroupGloo._Options()
+            options._devices = [distributed.ProcessGroupGloo.create_device(hostname=address)]
+            options._timeout = timedelta(seconds=self._place.timeout)
+            return distributed.ProcessGroupGloo(store, self._place.rank, self._place.size, options)
+        torch.cuda.set_device(self._device)
+        # NCCL's own watchdog ends the process: this class must be the first to notice.
+        options = distributed.ProcessGroupNCCL.Options()
+        options._timeout = timedelta(seconds=10 * self._place.timeout)
+        return distributed.ProcessGroupNCCL(store, self._place.rank, self._place.size, options)
+
+
+def _abort(group: Any) -> None:
+    with contextlib.suppress(RuntimeError):
+        group.abort()
