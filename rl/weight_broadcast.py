@@ -87,6 +87,8 @@ class WeightBroadcast:
         """Frames take turns in them."""
         self._turn = 0
         self._group: Any = None
+        self._work: Any = None
+        """The operation that began last."""
         self._note(f"waits for all {place.size} processes of group {place.group}, which broadcasts weights")
         try:
             self._store = self._connect()
@@ -115,9 +117,10 @@ class WeightBroadcast:
 
     def leave(self) -> None:
         """Break off whatever is under way, and do not wait for it."""
-        group, self._group = self._group, None
+        group, work = self._group, self._work
+        self._group = self._work = None
         if group is not None:
-            threading.Thread(target=_abort, args=(group,), name="leave weight group", daemon=True).start()
+            threading.Thread(target=_abandon, args=([group, work],), name="leave weight group", daemon=True).start()
 
     def _send(self, bucket: WeightBucket) -> None:
         frame = torch.from_numpy(encode(bucket, room=lambda nbytes: self._room(nbytes).numpy()))
@@ -141,7 +144,7 @@ class WeightBroadcast:
         options = distributed.BroadcastOptions()
         options.rootRank, options.rootTensor, options.timeout = root, 0, timedelta(seconds=self._place.timeout)
         try:
-            work = self._group.broadcast([tensor], options)
+            self._work = work = self._group.broadcast([tensor], options)
             self._until(work.is_completed, what)
             work.wait()
         except RuntimeError as error:
@@ -214,6 +217,11 @@ class WeightBroadcast:
         return distributed.ProcessGroupNCCL(store, self._place.rank, self._place.size, options)
 
 
-def _abort(group: Any) -> None:
+def _abandon(held: list[Any]) -> None:
+    """Let go of a group, once nothing is under way in it: gloo breaks nothing off, and its end would hold up all threads of the process."""
+    group, work = held
+    held.clear()
     with contextlib.suppress(RuntimeError):
         group.abort()
+    while work is not None and not work.is_completed():
+        time.sleep(_LOOK_SECONDS)

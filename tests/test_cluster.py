@@ -75,7 +75,8 @@ def longest_gap(run: Path) -> float:
     return max(later - earlier for earlier, later in itertools.pairwise(times))
 
 
-def test_generator_nodes_are_cut_off_return_and_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("transport", ["object_store", "collective"])
+def test_generator_nodes_are_cut_off_return_and_are_killed(transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny_model(tmp_path / "model")
     config = write_config(
         tmp_path,
@@ -84,7 +85,7 @@ def test_generator_nodes_are_cut_off_return_and_are_killed(tmp_path: Path, monke
         rollout={"max_staleness": 1, "prompts_per_step": 4},
         checkpoint={"every": 20},
         # It is not there to learn, and must not end for having learned all there is.
-        learner={"learning_rate": 1e-9},
+        learner={"learning_rate": 1e-9, "weight_transport": transport},
         filters={"zero_variance_patience": 100000},
         evaluation={"enabled": False},
         cluster={"most_generators": 2, "generator_resources": {"generator_node": 1}, "part_timeout": PART_TIMEOUT, "start_timeout": 120},
@@ -128,9 +129,11 @@ def test_generator_nodes_are_cut_off_return_and_are_killed(tmp_path: Path, monke
             "SELECT count(*), count(*) FILTER (rollouts.rollout_id IS NULL) FROM learner LEFT JOIN rollouts USING (rollout_id)"
         ).rows
         infra = list(log.query("SELECT status, count(*) FROM rollouts GROUP BY ALL").rows)
-    print(f"rollouts {rows}, trained {trained}, statuses {infra}")
+    failed = sum(step.broadcasts_failed for step in metrics(watched.run).steps)
+    print(f"rollouts {rows}, trained {trained}, statuses {infra}, broadcasts that failed {failed}")
     assert rows == distinct and unlogged == 0 and trained >= 16 * watched.step
     assert gap < 4 * PART_TIMEOUT, "a wait beyond its deadline"
+    assert failed <= 2, "only a node that was cut off, or killed, may spoil a broadcast"
 
 
 def test_a_node_with_other_code_is_refused_before_anything_starts(tmp_path: Path) -> None:

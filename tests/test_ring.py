@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ from safetensors.torch import load_file
 from rl.log.alive import RunState
 from rl.log.list_runs import summarize_run
 from rl.log.query import RunLog
+from rl.status.record import PartStatus, RunStatus
 from tests.ring import (
+    DEADLINE,
     actor_pids,
     command_line,
     descendants,
@@ -75,9 +79,12 @@ def test_the_log_has_every_rollout_once(reference: Path) -> None:
     assert {path.parent.name for path in (reference / "log").rglob("*.parquet")} == {"compacted"}, "the end of a run compacts its log"
 
 
-def test_neither_rollout_workers_nor_deltas_of_weights_change_a_bit(reference: Path, model: Path, tmp_path: Path) -> None:
-    rl("train", write_config(tmp_path, model=model), "rollout.workers=3", "learner.weight_sync=delta")
+@pytest.mark.parametrize("transport", ["object_store", "collective"])
+def test_neither_rollout_workers_nor_the_way_of_weights_change_a_bit(reference: Path, model: Path, tmp_path: Path, transport: str) -> None:
+    words = ("rollout.workers=3", "learner.weight_sync=delta", f"learner.weight_transport={transport}")
+    rl("train", write_config(tmp_path, model=model), *words)
     run = tmp_path / "runs" / "tiny"
+    assert not any(step.broadcasts_failed for step in metrics(run).steps)
     assert model_bytes(run) == model_bytes(reference)
     assert [step.weights_checksum for step in metrics(run).steps] == [step.weights_checksum for step in metrics(reference).steps]
     sent, sent_whole = (sum(step.sync_bytes for step in metrics(folder).steps) for folder in (run, reference))
@@ -135,9 +142,9 @@ def test_async_with_two_ranks_stays_within_the_bound(model: Path, tmp_path: Path
         assert torch.isfinite(tensor).all()
 
 
-@pytest.mark.parametrize("weight_sync", ["full", "delta"])
-def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: Path, weight_sync: str) -> None:
-    learner: dict[str, object] = {"weight_sync": weight_sync, "learning_rate": 1e-5}
+@pytest.mark.parametrize(("weight_sync", "transport"), [("full", "object_store"), ("delta", "collective")])
+def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: Path, weight_sync: str, transport: str) -> None:
+    learner: dict[str, object] = {"weight_sync": weight_sync, "weight_transport": transport, "learning_rate": 1e-5}
     settings = {"run": {"steps": 60}, "rollout": {"max_staleness": 1}, "learner": learner, "generator": {"dtype": "bfloat16"}}
     config = write_config(tmp_path, model=model, **settings)
     run = tmp_path / "runs" / "tiny"
@@ -159,6 +166,54 @@ def test_a_dead_worker_and_a_dead_generator_are_replaced(model: Path, tmp_path: 
     assert "generator-0 got the weights of version" in output
     assert "worker 0 was lost" in output and "generator 0 was lost" in output
     assert output.count("has joined: 1 of 1 serve") == 2
+
+
+def test_a_generator_that_is_killed_in_the_middle_of_a_broadcast_holds_up_nobody(model: Path, tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path,
+        model=model,
+        run={"steps": 1000, "threads": 2},
+        generator={"replicas": 2},
+        learner={"ranks": 2, "weight_sync": "delta", "weight_transport": "collective", "learning_rate": 1e-5},
+        checkpoint={"every": 1000},
+    )
+    run = tmp_path / "runs" / "tiny"
+    process = start("train", config, delay=1.0)
+    wait_for_step(process, run, 1)
+    learner, lost = part_of(run, "learner-0").pid, part_of(run, "generator-1").pid
+    assert learner and lost
+    os.kill(learner, signal.SIGSTOP)  # no training step ends now, so no rollout runs when the weights come
+    until(lambda: ": train" in part_of(run, "loop").doing, "the loop waits for the learner")
+    os.kill(lost, signal.SIGSTOP)
+    begun = time.time()
+    os.kill(learner, signal.SIGCONT)
+    until(
+        lambda: "of group 1" in part_of(run, "learner-0").doing and part_of(run, "learner-0").since > begun,
+        "the broadcast waits, and rl status says for what",
+    )
+    os.kill(lost, signal.SIGKILL)
+    until(lambda: part_of(run, "generator-1").pid != lost and "took the weights" in part_of(run, "generator-1").event, "another is seeded")
+    wait_for_step(process, run, metrics(run).steps[-1].step + 2)
+    process.send_signal(signal.SIGINT)
+    output = finish(process, status=130)
+    assert re.search(r"the broadcast of version \d+ failed: .*; the version goes through the object store, and another group", output)
+    assert sum(step.broadcasts_failed for step in metrics(run).steps) == 1, "the group with the new one works"
+    assert "generator 1 has joined: 2 of 2 serve" in output
+
+
+def part_of(run: Path, name: str) -> PartStatus:
+    """What the run's status has of a part; an empty one when it has nothing."""
+    status = RunStatus.read(run / "status.json")
+    parts = {part.part: part for part in status.parts} if status else {}
+    nothing = PartStatus(part=name, host="", address="", pid=0, process_started=0.0, doing="", since=0.0, event="", event_at=0.0, beat=0)
+    return parts.get(name, nothing)
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not true():
+        assert time.monotonic() < deadline, f"not within {DEADLINE} s: {what}"
+        time.sleep(0.1)
 
 
 def test_a_dead_learner_ends_the_run_by_name(model: Path, tmp_path: Path) -> None:
