@@ -127,13 +127,14 @@ class GeneratorPool:
         """The checksums; None for a replica that is given up."""
         if self._groups is None or not await self._groups.meet(members):
             return await asyncio.gather(*(self._load_or_drop(member) for member in members))
-        send = asyncio.ensure_future(self._groups.send(self._chain[-1].version))
+        loads = asyncio.gather(*(self._load_or_drop(member, groups=self._groups) for member in members))
+        both = asyncio.gather(loads, self._groups.send(self._chain[-1].version))
         try:
-            sums = await asyncio.gather(*(self._load_or_drop(member, groups=self._groups) for member in members))
-            await send
+            sums, _ = await both  # a rank that dies ends it at once: its buckets are gone from the object store too
         except BaseException:
             self._groups.stop("the run is ending")
-            send.cancel()
+            both.cancel()
+            loads.cancel()
             raise
         return sums
 

@@ -82,16 +82,18 @@ class WeightBroadcast:
             note: hears what this process waits for.
         """
         self._place, self._note = place, note
-        self._device = torch.device("cuda", torch.cuda.current_device()) if place.backend == "nccl" else torch.device("cpu")
+        self._device = torch.device("cpu")
         self._host = [torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8)]
         """Frames take turns in them."""
         self._turn = 0
         self._group: Any = None
         self._work: Any = None
-        """The operation that began last."""
+        """The operation under way."""
         self._note(f"waits for all {place.size} processes of group {place.group}, which broadcasts weights")
         try:
             self._store = self._connect()
+            if place.backend == "nccl":
+                self._device = _own_gpu()
             self._meet(address)
         except RuntimeError as error:  # also what a store reports
             raise self._failed(f"could not meet the others: {error}") from error
@@ -149,6 +151,7 @@ class WeightBroadcast:
             work.wait()
         except RuntimeError as error:
             raise self._failed(f"{what}: {error}") from error
+        self._work = None
         return tensor
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
@@ -215,6 +218,12 @@ class WeightBroadcast:
         options = distributed.ProcessGroupNCCL.Options()
         options._timeout = timedelta(seconds=10 * self._place.timeout)
         return distributed.ProcessGroupNCCL(store, self._place.rank, self._place.size, options)
+
+
+def _own_gpu() -> torch.device:
+    if not torch.cuda.is_available():
+        raise RuntimeError("this process sees no GPU, and its group uses NCCL, since all processes asked Ray for one")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _abandon(held: list[Any]) -> None:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from rl.errors import PartDied
 from rl.generator import Generator
 from rl.generator_pool import GeneratorPool
 from rl.learner_group import LearnerGroup
@@ -163,19 +164,24 @@ def test_a_group_without_one_of_its_members_is_not_made() -> None:
 class Broadcasting:
     """A pool over fake generators and one fake rank, which broadcasts; `wrong[version]` is what comes of it."""
 
-    def __init__(self, wrong: dict[int, Exception]) -> None:
+    def __init__(self, wrong: dict[int, Exception], *, hang: bool = False) -> None:
+        """`hang`: a broadcast has no end."""
         self.places: list[Place] = []
         self.heard: list[tuple[int, bool]] = []
         self.dropped: set[str] = set()
         """Generators that must lose a bucket."""
 
-        def hear(version: int, base: int | None, lose_first: bool) -> str:
+        def hear(version: int, base: int | None, lose_first: bool) -> object:
             self.heard.append((version, lose_first))
+            if hang:
+                return asyncio.Event().wait()
             if version in wrong:
                 raise wrong[version]
             return f"sum {version}"
 
-        def broadcast(version: int, *buckets: str) -> str:
+        def broadcast(version: int, *buckets: str) -> object:
+            if hang:
+                return asyncio.Event().wait()
             assert buckets == (f"bucket of {version}",)
             return str(wrong.get(version, "")) if isinstance(wrong.get(version), BroadcastFailed) else ""
 
@@ -183,12 +189,16 @@ class Broadcasting:
             return [f"bucket of {version}"], 1
 
         self.stage = Stage(meet=lambda place: None, take_broadcast=hear, commit_weights=lambda version: f"sum {version}")
-        rank = FakePart("learner-0.a", {"meet": lambda place: self.places.append(place) or "", "broadcast": broadcast, "publish": publish})
-        self.learner = LearnerGroup([rank], health=FakeHealth(), timeout=20.0, part_timeout=60.0, deltas=False)
+        self.rank = FakePart("learner-0.a", {"meet": self._meet, "broadcast": broadcast, "publish": publish})
+        self.learner = LearnerGroup([self.rank], health=FakeHealth(), timeout=20.0, part_timeout=60.0, deltas=False)
         groups = WeightGroups(self.learner, address="127.0.0.1", backend="gloo", timeout=5.0, say=self.stage.said.append)
         self.pool = GeneratorPool(
             self.stage.crew, slots=2, lockstep=False, timeout=5.0, faults=self, say=self.stage.said.append, groups=groups
         )
+
+    def _meet(self, place: Place) -> str:
+        self.places.append(place)
+        return ""
 
     def drop_weights(self, part: str) -> bool:
         return part in self.dropped
@@ -259,6 +269,20 @@ def test_a_generator_that_got_a_broadcast_wrong_gets_it_again_from_the_object_st
         assert run.heard == [(0, False), (0, True)], "what goes astray on purpose does so in a broadcast too"
         assert run.read(0) == ["generator-0.0", "generator-1.1"]
         assert sum("got the weights of version 0 wrong and gets them again" in said for said in run.stage.said) == 2
+        await run.stage.crew.close()
+
+    play(scenario)
+
+
+def test_a_rank_that_dies_in_a_broadcast_ends_the_run_by_its_name() -> None:
+    async def scenario() -> None:
+        run = Broadcasting({}, hang=True)
+        await run.stage.crew.begin()
+        loading = asyncio.create_task(run.next(0))
+        await until(lambda: len(run.heard) == 2)
+        run.rank.kill()
+        with pytest.raises(PartDied, match="learner rank 0 died during broadcast"):
+            await loading
         await run.stage.crew.close()
 
     play(scenario)
