@@ -25,13 +25,14 @@ import torch
 
 from benchmarks.machine import print_result
 from rl.hf_files import WeightFiles
-from rl.model import resolve_model
 from rl.model_folder import read_settings
 from rl.model_shapes import expected_shapes
+from rl.model_source import resolve_model
 from rl.records import WeightBucket
-from rl.weight_broadcast import Place, WeightBroadcast, open_store
+from rl.weight_broadcast import WeightBroadcast
 from rl.weight_listener import WeightListener
 from rl.weight_sender import WeightSender
+from rl.weight_store import Place, open_store
 from rl.weight_sync import Piece, WeightReceiver
 
 _ADDRESS = "127.0.0.1"

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
+from rl.errors import BroadcastFailed
 from rl.generator_client import GeneratorRouter
 from rl.generator_pool import Serving
 from rl.records import Batch, Completion, GenerateRequest, RolloutGroup, StepStats, WeightBucket
 from rl.rollout import GroupJob, GroupOutcome
 from rl.status.reporter import Reporter
-from rl.weight_broadcast import BroadcastFailed, Place, WeightBroadcast
+from rl.weight_store import Place
 
 if TYPE_CHECKING:
     from rl.generator import Generator
+    from rl.weight_broadcast import WeightBroadcast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,8 @@ class LearnerActor:
 
     def meet(self, place: Place) -> str:
         """Take a place in a group that broadcasts weights, and leave the one before; why it could not, or nothing."""
+        from rl.weight_broadcast import WeightBroadcast
+
         if self._broadcast is not None:
             self._broadcast.leave()
         self._broadcast = None

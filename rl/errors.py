@@ -23,3 +23,7 @@ class WeightSyncError(RuntimeError):
 
 class BaseMissing(WeightSyncError):
     """A delta came to a receiver that does not hold what it is told against: it must be seeded with a whole version first."""
+
+
+class BroadcastFailed(Exception):
+    """A group could not be made, or a broadcast did not come to its end. The group is of no more use; the weights must go another way."""

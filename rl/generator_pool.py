@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rl.crew import Crew, Member, RemotePart
-from rl.errors import BaseMissing, PartDied, PartGone, WeightSyncError
+from rl.errors import BaseMissing, BroadcastFailed, PartDied, PartGone, WeightSyncError
 from rl.records import Loaded, Publication
 from rl.rollout import GroupJob
-from rl.weight_broadcast import BroadcastFailed
 from rl.weight_groups import WeightGroups
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rl.crew import Health, RemotePart
 from rl.errors import PartDied, PartGone
 from rl.records import Batch, Publication, StepStats
-from rl.weight_broadcast import Place
+from rl.weight_store import Place
 
 _DELTAS_SHARE = 0.5
 """Of the bytes of a whole version: when the deltas on it have as many, the next version is sent whole. They wait in the object store."""

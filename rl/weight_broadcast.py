@@ -8,67 +8,24 @@ group and knows nothing of it. No wait in here is longer than the group's timeou
 """
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
+from rl.errors import BroadcastFailed
 from rl.records import WeightBucket
 from rl.weight_frame import encode
+from rl.weight_store import Place, stop_group, why_stopped
 
-_STOPPED = "stopped"
-"""Key under which the group's store has why it is of no more use."""
 _LOOK_SECONDS = 0.2
 _LONGEST_NAP = 0.002
-
-
-class BroadcastFailed(Exception):
-    """A group could not be made, or a broadcast did not come to its end. The group is of no more use; the weights must go another way."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """What a process must know to take its place in a group."""
-
-    group: int
-    """Number of the group: grows with each that is made in a run."""
-    backend: Literal["gloo", "nccl"]
-    host: str
-    port: int
-    """Where the group's store is."""
-    rank: int
-    """In the group: learner ranks first, as they are, then generators."""
-    senders: int
-    """Learner ranks."""
-    size: int
-    timeout: float
-    """Seconds for the group to be made, and for one bucket to get through."""
-
-
-def open_store(address: str) -> TCPStore:
-    """The store by which processes meet, on a free port of this address alone."""
-    listener = socket.create_server((address, 0))
-    host, port = listener.getsockname()[:2]
-    return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
-
-
-def stop_group(store: Any, group: int, why: str) -> None:
-    """Tell all of a group to stop; the first reason stays. Safe to call at any time."""
-    store.compare_set(f"{group}/{_STOPPED}", "", why)
-
-
-def why_stopped(store: Any, group: int) -> str:
-    """Empty while nobody has failed."""
-    key = f"{group}/{_STOPPED}"
-    return str(store.get(key).decode()) if store.check([key]) else ""
 
 
 class WeightBroadcast:
@@ -209,7 +166,7 @@ class WeightBroadcast:
         # A store's client serves one call at a time, and this one waits in it.
         store = PrefixStore(f"{self._place.group}", self._connect())
         if self._place.backend == "gloo":
-            options = distributed.ProcessGroupGloo._Options()
+            options = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
             options._devices = [distributed.ProcessGroupGloo.create_device(hostname=address)]
             options._timeout = timedelta(seconds=self._place.timeout)
             return distributed.ProcessGroupGloo(store, self._place.rank, self._place.size, options)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from rl.errors import WeightSyncError
 from rl.records import WeightBucket, WeightSlice
-from rl.weight_sync import WeightSyncError
 
 _ALIGNMENT = 8
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Literal
 
 from rl.crew import Member
-from rl.errors import PartGone
+from rl.errors import BroadcastFailed, PartGone
 from rl.learner_group import LearnerGroup
-from rl.weight_broadcast import BroadcastFailed, Place, open_store, stop_group, why_stopped
+from rl.weight_store import Place, open_store, stop_group, why_stopped
 
 _TRIES = 3
 """Groups that may fail one after the other, with the same generators."""

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl.weight_broadcast import BroadcastFailed, Place, WeightBroadcast
+from rl.errors import BroadcastFailed, WeightSyncError
+from rl.weight_broadcast import WeightBroadcast
 from rl.weight_frame import decode
-from rl.weight_sync import WeightSyncError
+from rl.weight_store import Place
 
 if TYPE_CHECKING:
     from rl.generator import Generator

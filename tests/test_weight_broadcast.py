@@ -10,16 +10,17 @@ import psutil
 import pytest
 import torch
 
-from rl.errors import PartDied
+from rl.errors import BroadcastFailed, PartDied
 from rl.generator import Generator
 from rl.generator_pool import GeneratorPool
 from rl.learner_group import LearnerGroup
 from rl.records import WeightBucket
-from rl.weight_broadcast import BroadcastFailed, Place, WeightBroadcast, open_store, stop_group, why_stopped
+from rl.weight_broadcast import WeightBroadcast
 from rl.weight_frame import decode, encode
 from rl.weight_groups import WeightGroups
 from rl.weight_listener import WeightListener
 from rl.weight_sender import WeightSender
+from rl.weight_store import Place, open_store, stop_group, why_stopped
 from rl.weight_sync import BaseMissing, Piece, WeightReceiver, WeightSyncError
 from tests.fakes import FakeEngine, FakeHealth, FakePart
 from tests.test_crew import Stage, play, until
