@@ -18,9 +18,10 @@ from configs.load import load_config
 from configs.schema import Config
 from rl.log.metrics import read_metrics
 from rl.plan import make_plan
+from rl.planner.command import machine_setup
 from rl.planner.measure import measure_machine
 from rl.planner.shape import model_shape
-from rl.planner.simulate import Setup, simulate
+from rl.planner.simulate import simulate
 from rl.planner.workload import recorded
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +98,7 @@ def _predict(configs: dict[str, Config], *, log: str) -> dict[str, float]:
     for name, config in configs.items():
         shape = model_shape(config.model.path)
         machine = measure_machine(config, folder=Path(config.model.path), shape=shape, plan=make_plan(config), workload=workload)
-        found = simulate(Setup(config=config, shape=shape, costs=machine.costs, workload=workload), steps=config.run.steps)
+        found = simulate(machine_setup(config, shape=shape, machine=machine, workload=workload), steps=config.run.steps)
         seconds[name] = sum(step.seconds for step in found.steps)
     return seconds
 

@@ -96,7 +96,7 @@ def _case(name: str, case: Case, *, model: str, scratch: Path) -> None:
     run = scratch / config.run.name
     steps = read_metrics(run / "metrics.jsonl").steps[warm_up(config) :]
     phases = {phase: sum(step.phases[phase] for step in steps) / len(steps) for phase in ("rollout", "train", "sync", "log")}
-    measured = sum(phases.values())
+    measured = sum(step.seconds for step in steps) / len(steps)
     workload = recorded(str(run))
     shape = model_shape(config.model.path)
     machine = measure_machine(config, folder=Path(config.model.path), shape=shape, plan=make_plan(config), workload=workload)

@@ -34,6 +34,7 @@ from rl.clock import Clock
 from rl.errors import PartDied, RunFailed
 from rl.evaluate import EvalReport, evaluate_heldout
 from rl.filters import DropReason, ungraded
+from rl.in_flight import InFlight
 from rl.records import Batch, Loaded, Publication, Rollout, RolloutGroup, Sampling, Span, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
 from rl.samples import to_samples
@@ -130,8 +131,7 @@ class Loop:
         self._unfit = unfit
         self._fingerprint = config_fingerprint
         self._lockstep = config.rollout.max_staleness == 0
-        self._running: dict[str, GroupJob] = {}
-        self._landed: list[GroupOutcome] = []
+        self._in_flight = InFlight(buffer, lockstep=self._lockstep)
         self._restart: list[UnfinishedJob] = []
         self._rejected = 0
         self._dropped: Counter[str] = Counter()
@@ -231,7 +231,7 @@ class Loop:
                     await self._admit()  # the version has moved: rollouts go on while this batch is trained
                     return groups
                 await self._admit()
-                landed = len(self._buffer) + len(self._landed) + self._rejected
+                landed = len(self._buffer) + self._in_flight.landed + self._rejected
                 if landed != landed_before:
                     landed_before, deadline = landed, time.monotonic() + self._config.rollout.timeout
                 if not await self._something_changed(_HEARTBEAT):
@@ -248,21 +248,20 @@ class Loop:
         return True
 
     def _diagnosis(self) -> str:
-        oldest = ", ".join(sorted(self._running)[:3])
+        running = self._in_flight.running
         return (
             f"step {self._buffer.version + 1} waits for rollouts: {len(self._buffer)} of {self._config.rollout.prompts_per_step} groups "
-            f"are accepted, {len(self._running)} running ({oldest}), {self._rejected} rejected since the last step"
+            f"are accepted, {len(running)} running ({', '.join(sorted(running)[:3])}), {self._rejected} rejected since the last step"
         )
 
     async def _admit(self) -> None:
         """Start as many groups as the staleness bound allows."""
         async with self._admission:
-            room = self._buffer.room(running=len(self._running) + len(self._landed))
-            jobs = [self._next_job() for _ in range(room if not self._stopping else 0)]
+            jobs = [self._next_job() for _ in range(self._in_flight.room if not self._stopping else 0)]
             if not jobs:
                 return
             for job in jobs:
-                self._running[job.group_id] = job
+                self._in_flight.start(job)
             await self._rollouts.expect(jobs if self._lockstep else ())
             for job in jobs:
                 task = asyncio.create_task(self._run_job(job))
@@ -289,10 +288,8 @@ class Loop:
     async def _run_job(self, job: GroupJob) -> None:
         try:
             outcome = await self._rollouts.run(job)
-            del self._running[job.group_id]
-            self._landed.append(outcome)
             self._moved, self._last_put = time.time(), f"group {job.group_id} has landed"
-            self._settle()
+            self._settle(self._in_flight.land(outcome))
             if not self._lockstep:
                 await self._admit()
         except asyncio.CancelledError:
@@ -302,11 +299,8 @@ class Loop:
         finally:
             self._changed.set()
 
-    def _settle(self) -> None:
-        """Offer landed groups to the buffer; in lockstep only once the whole wave has landed, in index order."""
-        if self._lockstep and self._running:
-            return
-        landed, self._landed = sorted(self._landed, key=lambda outcome: outcome.job.index), []
+    def _settle(self, landed: Sequence[GroupOutcome]) -> None:
+        """Offer landed groups to the buffer."""
         for outcome in landed:
             if outcome.group is None:
                 self._dropped[outcome.dropped] += 1
@@ -374,8 +368,7 @@ class Loop:
 
     async def _save(self) -> None:
         await self._rollouts.flush()
-        running = [*self._running.values(), *(outcome.job for outcome in self._landed)]
-        unfinished = [UnfinishedJob(index=job.index, problem=job.problem) for job in sorted(running, key=lambda job: job.index)]
+        unfinished = [UnfinishedJob(index=job.index, problem=job.problem) for job in self._in_flight.unfinished()]
         state = LoopState(
             version=self._buffer.version,
             mixture=self._mixture.state(),
@@ -412,8 +405,8 @@ class Loop:
         """What the loop and its buffer are at, for the run's status."""
         clock, wanted = self._clock, self._config.rollout.prompts_per_step
         waits = f" ({self._diagnosis()})" if "rollout" in clock.doing else ""
-        room = self._buffer.room(running=len(self._running) + len(self._landed))
-        held = f"holds {len(self._buffer)} groups of {wanted} a step, {len(self._running)} run, room for {room} more"
+        run, room = len(self._in_flight.running), self._in_flight.room
+        held = f"holds {len(self._buffer)} groups of {wanted} a step, {run} run, room for {room} more"
         return (
             OwnPart(part="loop", doing=clock.doing + waits, since=clock.since, event=clock.event, event_at=clock.event_at),
             OwnPart(part="buffer", doing=held, since=self._moved, event=self._last_put, event_at=self._moved),

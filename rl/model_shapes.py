@@ -20,16 +20,34 @@ def weight_files(folder: Path) -> list[Path]:
         raise ValueError(f"model.path {folder}: {index.name} is not an index of weights ({error})") from error
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heads:
+    """Of each layer's attention."""
+
+    queries: int
+    kv: int
+    size: int
+    """Numbers of one head."""
+
+
+def heads_of(config: Mapping[str, Any]) -> Heads:
+    """By the contents of a config.json. Raises KeyError for a size that it lacks."""
+    queries = config["num_attention_heads"]
+    return Heads(
+        queries=queries,
+        kv=config.get("num_key_value_heads") or queries,
+        size=config.get("head_dim") or config["hidden_size"] // queries,
+    )
+
+
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Tensors of a Llama or CWM by the contents of its config.json. Raises KeyError for a size that it lacks."""
-    hidden, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    size = config.get("head_dim") or hidden // heads
-    kv_heads = config.get("num_key_value_heads") or heads
+    hidden, inner, heads = config["hidden_size"], config["intermediate_size"], heads_of(config)
     inside = {
-        "self_attn.q_proj": (heads * size, hidden),
-        "self_attn.k_proj": (kv_heads * size, hidden),
-        "self_attn.v_proj": (kv_heads * size, hidden),
-        "self_attn.o_proj": (hidden, heads * size),
+        "self_attn.q_proj": (heads.queries * heads.size, hidden),
+        "self_attn.k_proj": (heads.kv * heads.size, hidden),
+        "self_attn.v_proj": (heads.kv * heads.size, hidden),
+        "self_attn.o_proj": (hidden, heads.queries * heads.size),
         "mlp.gate_proj": (inner, hidden),
         "mlp.up_proj": (inner, hidden),
         "mlp.down_proj": (hidden, inner),

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from rl.attention_mask import Layout, additive, blocks
+from rl.eager_scores import EAGER_SCORES
 from rl.model_folder import SUPPORTED, check_heads
 from rl.sequence_parallel import ATTENTION, SequenceParallel
-
-_EAGER_SCORES = 16_000_000
-"""Most attention scores of one layer that are computed at once: each costs some 10 bytes a layer until the backward pass."""
 
 
 def _attention_for(config: Any, token_ids_BL: Tensor) -> str:
@@ -22,7 +20,7 @@ def _attention_for(config: Any, token_ids_BL: Tensor) -> str:
     if token_ids_BL.device.type == "cuda":
         return "flex_attention"
     n_rows, length = token_ids_BL.shape
-    return "eager" if n_rows * config.num_attention_heads * length * length <= _EAGER_SCORES else "sdpa"
+    return "eager" if n_rows * config.num_attention_heads * length * length <= EAGER_SCORES else "sdpa"
 
 
 class _ChunkedLogprobs(torch.autograd.Function):

@@ -15,14 +15,14 @@ from configs.schema import Config
 from rl.cli import main
 from rl.engines.kv import KVCache
 from rl.log.writer import RolloutWriter
-from rl.planner.costs import Costs, DecodeCost, PassCost
+from rl.planner.cores import Cores
+from rl.planner.costs import Costs, DecodeCost, GroupCost, PassCost
 from rl.planner.hardware import H200
-from rl.planner.measure import _fit
 from rl.planner.memory import Part, ProcessMemory, learner_parts
-from rl.planner.probes import Timing
 from rl.planner.roofline import card_costs
 from rl.planner.shape import CWM_32B, SMOLLM2_135M, model_shape
 from rl.planner.simulate import Setup, Simulated, simulate
+from rl.planner.timing import Timing, fit
 from rl.planner.virtual_time import run_virtually
 from rl.planner.workload import Assumed, EpisodeDraw, TurnDraw, assumed, recorded
 from tests.log_fakes import make_group, make_rollout, make_turn
@@ -36,7 +36,8 @@ FREE = Costs(
     optimizer=0,
     publish=0,
     load=0,
-    rollout=0,
+    refresh=0,
+    group=GroupCost(),
     between=0,
     covers_rows=True,
 )
@@ -104,7 +105,7 @@ def test_pairs_are_those_of_the_causal_mask() -> None:
 def test_zero_stage_3_parts_a_model_among_the_ranks() -> None:
     def parts(ranks: int, **learner: object) -> dict[str, float]:
         config = make_config(learner={"ranks": ranks, **learner})
-        return {part.name: part.bytes for part in learner_parts(config, shape=CWM_32B, batch=(1024, 1024, 512))}
+        return {part.name: part.bytes for part in learner_parts(config, shape=CWM_32B, batches=[(1024, 1024, 512)])}
 
     many, few = parts(64), parts(32)
     for name, each in (("parameters", 2), ("gradients", 4), ("master weights and moments", 12)):
@@ -119,7 +120,7 @@ def test_the_memory_of_two_layers_of_cwm_on_an_h200_is_what_was_measured() -> No
     two = replace(CWM_32B, windows=(None, 8192), vocab=1)
     for checkpointing, measured in ((False, 6_215_568_384), (True, 3_563_128_832)):
         config = make_config(learner={"ranks": 2, "activation_checkpointing": checkpointing})
-        parts = {part.name: part.bytes for part in learner_parts(config, shape=two, batch=(8192, 8192, 1))}
+        parts = {part.name: part.bytes for part in learner_parts(config, shape=two, batches=[(8192, 8192, 1)])}
         assert parts["activations"] == pytest.approx(measured, rel=0.1)
 
 
@@ -142,9 +143,9 @@ def test_ranks_that_share_sequences_and_cards_that_share_a_replica_share_the_wor
 
 def test_the_fit_finds_the_factors_and_none_below_zero() -> None:
     work = [(1.0, n, n * n) for n in (1.0, 5.0, 20.0, 60.0)]
-    assert _fit([Timing(work=w, seconds=2 + 3 * w[1]) for w in work]) == pytest.approx([2, 3, 0], abs=1e-9)
+    assert fit([Timing(work=w, seconds=2 + 3 * w[1]) for w in work]) == pytest.approx([2, 3, 0], abs=1e-9)
     noisy = [Timing(work=w, seconds=2 + 3 * w[1] - 1e-3 * w[2]) for w in work]
-    assert min(_fit(noisy)) >= 0
+    assert min(fit(noisy)) >= 0
 
 
 # --- the simulated ring -----------------------------------------------------------------------------------------------
@@ -186,6 +187,41 @@ def test_a_strictly_on_policy_step_is_the_sum_of_its_parts() -> None:
         }
         assert step.seconds == pytest.approx(3.8 + 2.0 + 0.75 + 0.125)
         assert set(step.staleness) == {0} and step.sampled_tokens == 2 * 10 + 2 * 4
+
+
+def test_who_computes_shares_the_cores() -> None:
+    """On one core: 1 s of work alone until another 2 s begin, then both at half speed until the first is done."""
+
+    async def ends() -> list[float]:
+        cores, clock, ended = Cores(1), asyncio.get_running_loop().time, []
+
+        async def one(after: float, seconds: float) -> None:
+            await asyncio.sleep(after)
+            await cores.work(seconds)
+            ended.append(clock())
+
+        await asyncio.gather(one(0, 1), one(0.5, 2))
+        return ended
+
+    assert run_virtually(ends) == pytest.approx([1.5, 3.0])
+
+
+def test_a_machine_with_few_cores_is_slower() -> None:
+    """Rollouts of 3 s of decoding beside training of 5 s: on two cores as long as the training, on one as long as both."""
+    costs = replace(FREE, decode=DecodeCost(step=0.1, sequence=0, position=0), train_step=5.0)
+    config, workload = make_config(rollout={"max_staleness": 1}), Listed(sampled=(31,), seconds=(0.0,))
+    for cores, seconds in ((2, 5.0), (1, 8.0)):
+        setup = Setup(config=config, shape=SMOLLM2_135M, costs=costs, workload=workload, cores=cores)
+        assert [step.seconds for step in simulate(setup, steps=4).steps[1:]] == pytest.approx([seconds] * 3, rel=1e-6)
+
+
+def test_a_group_costs_its_processes_time() -> None:
+    """2 groups of 2: the driver, the worker and the replica's messages take their turns on cores of their own."""
+    group = GroupCost(driver_start=0.1, worker_start=0.2, generator=0.3, worker_end=0.4, driver_end=0.5)
+    found = ring(make_config(), replace(FREE, group=group), Listed(sampled=(1,), seconds=(0.0,)), steps=1)
+    # Both have asked after 0.1 + 0.2 + 0.3 and one more of the slowest stage, 0.3. From then on two answers of 0.3, the worker's 0.4 and
+    # the driver's 0.5 for each: the second group is in when the driver, which has had the first one since 1.6, has had both.
+    assert found.steps[0].phases["rollout"] == pytest.approx(0.9 + 0.3 + 0.4 + 2 * 0.5)
 
 
 def test_asynchronous_rollouts_hide_behind_training() -> None:

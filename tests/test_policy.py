@@ -117,7 +117,7 @@ DOCUMENTS = random_documents((9, (7, 1, 12)), (3, (4,)), (6, (9, 9)))
 def test_packed_rows_score_like_separate_sequences(make, attention: str, chunk: int, per_row: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make()
     expected_logprobs, expected_entropies = one_by_one(model, DOCUMENTS)
-    monkeypatch.setattr(policy_module, "_EAGER_SCORES", 1 << 60 if attention == "eager" else 0)
+    monkeypatch.setattr(policy_module, "EAGER_SCORES", 1 << 60 if attention == "eager" else 0)
     logprobs, entropies = Policy(model, chunk=chunk)(*lay_out(DOCUMENTS, per_row=per_row, padding=2))
     assert logprobs.dtype == entropies.dtype == torch.float32
     assert not entropies.requires_grad
@@ -202,7 +202,7 @@ def test_the_gpu_kernel_scores_like_the_mask(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_padding_rows_stay_finite_in_both_directions(dtype: torch.dtype, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_module, "_EAGER_SCORES", 1 << 60 if attention == "eager" else 0)
+    monkeypatch.setattr(policy_module, "EAGER_SCORES", 1 << 60 if attention == "eager" else 0)
     tokens, positions, segments, documents, *scored = lay_out(DOCUMENTS, padding=3)
     zeros, nothing = torch.zeros(1, tokens.shape[1], dtype=torch.int64), torch.full((1, tokens.shape[1]), -1, dtype=torch.int32)
     pairs = ((tokens, zeros), (positions, zeros), (segments, nothing), (documents, nothing))

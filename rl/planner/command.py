@@ -109,11 +109,25 @@ def _here(request: Request, *, shape: ModelShape, workload: Workload) -> Forecas
     return on_machine(config, shape=shape, machine=machine, workload=workload, steps=request.steps)
 
 
+def machine_setup(config: Config, *, shape: ModelShape, machine: Machine, workload: Workload) -> Setup:
+    """The ring on a machine that was measured, whose cores all processes share."""
+    plan = make_plan(config)
+    return Setup(
+        config=config,
+        shape=shape,
+        costs=machine.costs,
+        workload=workload,
+        live_episodes=_live_episodes(config),
+        cores=machine.cores,
+        learner_threads=plan.ranks * plan.learner_threads,
+        generator_threads=plan.generator_threads,
+    )
+
+
 def on_machine(config: Config, *, shape: ModelShape, machine: Machine, workload: Workload, steps: int) -> Forecast:
     """The forecast for the machine that was measured, which has this machine's memory."""
     plan = make_plan(config)
-    setup = Setup(config=config, shape=shape, costs=machine.costs, workload=workload, live_episodes=_live_episodes(config))
-    simulated = simulate(setup, steps=steps + warm_up(config))
+    simulated = simulate(machine_setup(config, shape=shape, machine=machine, workload=workload), steps=steps + warm_up(config))
     subject = Subject(
         model=shape.name,
         parameters=shape.parameters,
@@ -122,7 +136,7 @@ def on_machine(config: Config, *, shape: ModelShape, machine: Machine, workload:
         generator_devices=0 if plan.alternating else plan.replicas * plan.generator_threads,
         workload=workload.told(),
     )
-    memory = host_memory(config, shape=shape, simulated=simulated, available=psutil.virtual_memory().total)
+    memory = host_memory(config, shape=shape, simulated=simulated, at_rest=machine.memory, available=psutil.virtual_memory().total)
     return forecast(config, subject=subject, simulated=simulated, memory=(memory,))
 
 

@@ -44,6 +44,26 @@ class PassCost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GroupCost:
+    """Processor seconds of one group outside the engine: messages, rendering, decoding, records, the log."""
+
+    driver_start: float = 0.0
+    """Of the driver, to send the group on its way."""
+    driver_end: float = 0.0
+    """To take it in."""
+    worker_start: float = 0.0
+    """Of its rollout worker, until it has asked for the first tokens."""
+    worker_end: float = 0.0
+    """From the first tokens until the group is handed over. A worker does one thing at a time."""
+    worker_log: float = 0.0
+    """Afterwards, beside its other work: the rows of the log."""
+    driver_log: float = 0.0
+    """Of the driver, beside its other work: the learner's rows of the log."""
+    generator: float = 0.0
+    """Of the replica, to take the request in, and as much again to answer it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Costs:
     """Everything that takes time in a step."""
 
@@ -52,16 +72,17 @@ class Costs:
     train: PassCost
     """Of one rank; all ranks run their micro-batches in step."""
     train_step: float
-    """Seconds of a training step besides its micro-batches and optimizer steps."""
+    """Seconds of a training step besides its micro-batches and optimizer steps: of the batch on its way to the learner and back."""
     optimizer: float
     """Seconds of one optimizer step: reduce, clip, update, and what the ranks send each other after it."""
     publish: float
     """Seconds until the weights of a version have left the learner."""
     load: float
-    """Seconds in which a replica takes a version over and samples nothing."""
-    rollout: float
-    """Seconds of a rollout worker for one rollout: rendering, decoding, the log. A worker does one at a time."""
+    """Seconds in which a replica takes a version in and samples nothing."""
+    refresh: float
+    """More, before its first step with that version."""
+    group: GroupCost
     between: float
-    """Seconds of the loop between the end of one step and the next batch: the log, counters, calls."""
+    """Seconds of the loop between the end of one step and the next batch: the log, metrics, counters."""
     covers_rows: bool
     """Attention computes whole rows and masks what is not seen; otherwise it skips it."""

@@ -1,27 +1,27 @@
-"""Costs of this machine: the pieces are timed (`rl/planner/probes.py`) and the factors of `Costs` fitted to the times."""
+"""Costs of this machine: the pieces are timed (`rl/planner/probes.py`, `rl/planner/rehearsal.py`) and the factors of `Costs` fitted to
+the times."""
 
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from configs.schema import Config
-from rl.plan import Plan
-from rl.planner.costs import Costs, DecodeCost, PassCost
-from rl.planner.probes import Timing, probe_generator, probe_learner, probe_worker
+from rl.plan import Plan, available_cores
+from rl.planner.costs import Costs, DecodeCost, GroupCost, PassCost
+from rl.planner.host_memory import HostMemory, at_rest
+from rl.planner.probes import probe_generator
+from rl.planner.rehearsal import rehearse
 from rl.planner.shape import ModelShape
+from rl.planner.timing import fit
 from rl.planner.workload import Workload
 
 T = TypeVar("T")
-_BETWEEN = 0.03
-"""Seconds of the loop, the log and calls between processes around a step; seen in steps of the quickstart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,10 @@ class Machine:
     model: str
     learner_threads: int
     generator_threads: int
+    cores: float
+    """For the parts of a run: what the processes take while nothing is asked of them is not theirs."""
     costs: Costs
+    memory: HostMemory
 
     def to_json(self) -> dict[str, Any]:
         """For a file that `read_machine` reads."""
@@ -43,9 +46,9 @@ def read_machine(path: Path) -> Machine:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         costs = found.pop("costs")
-        decode, prefill, train = (costs.pop(name) for name in ("decode", "prefill", "train"))
-        read = Costs(decode=DecodeCost(**decode), prefill=PassCost(**prefill), train=PassCost(**train), **costs)
-        return Machine(costs=read, **found)
+        decode, prefill, train, group = (costs.pop(name) for name in ("decode", "prefill", "train", "group"))
+        read = Costs(decode=DecodeCost(**decode), prefill=PassCost(**prefill), train=PassCost(**train), group=GroupCost(**group), **costs)
+        return Machine(costs=read, memory=HostMemory(**found.pop("memory")), **found)
     except OSError as error:
         raise ValueError(f"--machine {path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -55,30 +58,37 @@ def read_machine(path: Path) -> Machine:
 
 
 def measure_machine(config: Config, *, folder: Path, shape: ModelShape, plan: Plan, workload: Workload) -> Machine:
-    """Time engine, learner and rollout worker, one after the other, with the plan's threads. Takes a minute or a few.
+    """Time the engine alone, then everything in a rehearsal, with the plan's threads. Takes a minute or a few.
 
     `folder` has the checkpoint. Prompts and responses are as long as the workload's on average.
     """
     prompt, response = _typical(workload, samples=config.rollout.samples_per_prompt)
-    given = {"folder": folder, "shape": shape}
-    generator = _alone(probe_generator, config, threads=plan.generator_threads, prompt=prompt, **given)
-    learner = _alone(probe_learner, config, threads=plan.learner_threads, prompt=prompt, response=response, **given)
-    worker = _alone(probe_worker, config, threads=1, folder=folder, prompt=prompt, response=response)
-    decode, prefill = _fit(generator.decode), _fit(generator.prefill)
-    once, micro_batch, token, pair, answer = _fit([Timing(work=t.work, seconds=t.seconds) for t in learner.train])
+    given = {"folder": folder, "shape": shape, "prompt": prompt}
+    generator = _alone(probe_generator, config, threads=plan.generator_threads, **given)
+    seen = _alone(rehearse, config, threads=1, plan=plan, response=response, **given)
+    decode, prefill = fit(generator.decode), fit(generator.prefill)
+    once, micro_batch, token, pair, answer = fit(seen.train)
     costs = Costs(
         decode=DecodeCost(step=decode[0], sequence=decode[1], position=decode[2]),
         prefill=PassCost(call=prefill[0], token=prefill[1], pair=prefill[2], response=prefill[3]),
         train=PassCost(call=micro_batch, token=token, pair=pair, response=answer),
         train_step=0.0,
         optimizer=once,
-        publish=learner.publish,
-        load=generator.load,
-        rollout=worker,
-        between=_BETWEEN,
+        publish=seen.publish,
+        load=seen.load,
+        refresh=generator.refresh,
+        group=seen.group,
+        between=seen.between,
         covers_rows=True,
     )
-    return Machine(model=shape.name, learner_threads=plan.learner_threads, generator_threads=plan.generator_threads, costs=costs)
+    return Machine(
+        model=shape.name,
+        learner_threads=plan.learner_threads,
+        generator_threads=plan.generator_threads,
+        cores=max(0.5, available_cores() - seen.background),
+        costs=costs,
+        memory=at_rest(config, shape=shape, seen=seen),
+    )
 
 
 def _typical(workload: Workload, *, samples: int) -> tuple[int, int]:
@@ -87,23 +97,6 @@ def _typical(workload: Workload, *, samples: int) -> tuple[int, int]:
     turns = [turn for episode in episodes for turn in episode.turns]
     prompt = sum(episode.turns[0].shown for episode in episodes) / len(episodes)
     return max(2, round(prompt)), max(2, round(sum(turn.sampled for turn in turns) / len(turns)))
-
-
-def _fit(timings: Sequence[Timing]) -> list[float]:
-    """Factors >= 0 whose sum of products with the work is nearest to the seconds, in proportion."""
-    work = np.array([timing.work for timing in timings], dtype=np.float64)
-    seconds = np.array([timing.seconds for timing in timings])
-    work, wanted = work / seconds[:, None], np.ones(len(seconds))
-    scale = np.where(work.any(axis=0), np.abs(work).max(axis=0), 1.0)
-    kept = list(range(work.shape[1]))
-    factors = np.zeros(work.shape[1])
-    while kept:
-        solution = np.linalg.lstsq(work[:, kept] / scale[kept], wanted, rcond=None)[0]
-        if (solution >= 0).all():
-            factors[kept] = solution / scale[kept]
-            break
-        kept.pop(int(solution.argmin()))
-    return [float(factor) for factor in factors]
 
 
 def _alone(function: Callable[..., T], *arguments: Any, threads: int, **named: Any) -> T:

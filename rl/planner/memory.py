@@ -7,7 +7,7 @@ ZeRO partitions by ranks: stage 3 everything, stages 1 and 2 all but the paramet
 `rl/learner.py` configures. Cards and hosts are told apart; on a machine without cards everything is the host's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from configs.schema import Config
@@ -85,8 +85,8 @@ def activation_bytes(shape: ModelShape, *, dtype: str) -> float:
     return norms + attention + width * 5 * shape.intermediate
 
 
-def learner_parts(config: Config, *, shape: ModelShape, batch: tuple[int, int, int]) -> list[Part]:
-    """A rank's memory on its card at the peak of the backward pass; `batch` as in `Simulated.peak_batch`."""
+def learner_parts(config: Config, *, shape: ModelShape, batches: Collection[tuple[int, int, int]]) -> list[Part]:
+    """A rank's memory on its card at the peak of the backward pass; `batches` as in `Simulated`."""
     learner, width = config.learner, DTYPE_BYTES[config.model.dtype]
     own = shape.parameters / learner.ranks
     more_ranks = "raise learner.ranks"
@@ -106,7 +106,12 @@ def learner_parts(config: Config, *, shape: ModelShape, batch: tuple[int, int, i
         parts.append(Part(name="gathered parameters", bytes=width * live))
     if learner.ranks > 1:
         parts.append(Part(name="reduce buckets", bytes=2 * width * min(shape.parameters, _REDUCE_ELEMENTS)))
-    return [*parts, *batch_parts(config, shape=shape, batch=batch)]
+    return [*parts, *most([batch_parts(config, shape=shape, batch=batch) for batch in batches])]
+
+
+def most(choices: Sequence[list[Part]]) -> list[Part]:
+    """Those that take most together; none of no choice."""
+    return max(choices, key=lambda parts: sum(part.bytes for part in parts), default=[])
 
 
 def batch_parts(config: Config, *, shape: ModelShape, batch: tuple[int, int, int]) -> list[Part]:
@@ -154,7 +159,7 @@ def card_memory(config: Config, *, shape: ModelShape, simulated: Simulated, card
     ranks = ProcessMemory(
         kind="learner rank's card",
         count=learner.ranks,
-        parts=(*learner_parts(config, shape=shape, batch=simulated.peak_batch), runtime),
+        parts=(*learner_parts(config, shape=shape, batches=simulated.batches), runtime),
         available=card.memory,
     )
     replicas = ProcessMemory(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from configs.schema import Config
+from rl.planner.cores import Cores, Thread
 from rl.planner.costs import Costs
 from rl.planner.shape import ModelShape
 
@@ -29,6 +30,8 @@ class ReplicaSetup(Protocol):
     def shape(self) -> ModelShape: ...
     @property
     def costs(self) -> Costs: ...
+    @property
+    def generator_threads(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +69,10 @@ class _Row:
 class Replica:
     """One replica on the running event loop's clock."""
 
-    def __init__(self, setup: ReplicaSetup, *, lockstep: bool) -> None:
+    def __init__(self, setup: ReplicaSetup, *, cores: Cores, lockstep: bool) -> None:
         self._costs, self._shape = setup.costs, setup.shape
+        self._cores, self._threads, self._counted = cores, setup.generator_threads, False
+        self._messages = Thread(cores)
         self._kinds = tuple(Counter(setup.shape.windows).items())
         self._slots, self._lockstep = setup.config.generator.slots, lockstep
         self._queue: deque[_Request] = deque()
@@ -78,7 +83,10 @@ class Replica:
         self._serial = 0
         self._positions = 0.0
         self._clock = 0.0
-        self._since = self._resume = 0.0
+        self._since = 0.0
+        self._debt = 0.0
+        """Seconds of work that holds up all rows: prefills, and the first step with new weights."""
+        self._paused = False
         self._swaps: list[float] = []
         """Clock of each weight swap after the first."""
         self._versions = [0]
@@ -86,9 +94,11 @@ class Replica:
         self.busy_seconds = self.sequence_seconds = 0.0
         self.peak_positions = 0.0
         self.peak_sequences = 0
+        cores.join(self)
 
     async def generate(self, episodes: tuple[str, ...], *, prompt: int, fresh: int, sampled: Sequence[int]) -> list[Sampled]:
         """Sample a completion for each episode. `prompt`: tokens of the context; `fresh`: those to prefill."""
+        await self._messages.work(self._costs.group.generator)
         request = _Request(
             episodes=episodes, prompt=prompt, fresh=fresh, sampled=sampled, future=asyncio.get_running_loop().create_future()
         )
@@ -97,7 +107,9 @@ class Replica:
             self._start_round()
         else:
             self._submit([request])
-        return await request.future
+        completions = await request.future
+        await self._messages.work(self._costs.group.generator)
+        return completions
 
     def expect(self, episodes: Sequence[str]) -> None:
         """Lockstep: see Generator.expect."""
@@ -108,18 +120,19 @@ class Replica:
         self._live.difference_update(episodes)
         self._start_round()
 
-    def pause(self, seconds: float) -> None:
-        """No decode step for so long."""
-        self._advance()
-        self._resume = max(self._resume, self._now()) + seconds
-        self._reschedule()
-
-    def load(self, version: int) -> None:
-        """Tokens from here on are sampled by this version."""
-        self._advance()
+    async def swap(self, version: int) -> None:
+        """Take a version over between two decode steps; tokens from here on are sampled by it."""
+        self.catch_up()
+        self._paused = True
+        self.go_on()
+        await self._cores.work(self._costs.load)
+        self.catch_up()
+        self._debt += self._costs.refresh
+        self._paused = False
         if version:
             self._swaps.append(self._clock)
             self._versions.append(version)
+        self.go_on()
 
     def _start_round(self) -> None:
         asked = {episode for request in self._waiting for episode in request.episodes}
@@ -128,26 +141,30 @@ class Replica:
             self._submit(ready)
 
     def _submit(self, requests: Sequence[_Request]) -> None:
-        self._advance()
+        self.catch_up()
         self._queue.extend(requests)
         self._admit()
-        self._reschedule()
+        self.go_on()
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+    @property
+    def _computes(self) -> bool:
+        return bool(self._rows) and not self._paused
 
     def _step_seconds(self) -> float:
         return self._costs.decode.seconds(sequences=len(self._rows), positions=self._positions)
 
-    def _advance(self) -> None:
+    def catch_up(self) -> None:
         """Bring the clock up to now."""
-        now, start = self._now(), max(self._since, self._resume)
-        if now > start and self._rows:
-            elapsed = now - start
-            self._clock += elapsed / self._step_seconds()
-            self.busy_seconds += elapsed
-            self.sequence_seconds += elapsed * len(self._rows)
-        self._since = now
+        now = asyncio.get_running_loop().time()
+        elapsed, self._since = now - self._since, now
+        if not self._computes or elapsed <= 0:
+            return
+        self.busy_seconds += elapsed
+        self.sequence_seconds += elapsed * len(self._rows)
+        work = elapsed * self._cores.speed
+        paid = min(self._debt, work)
+        self._debt -= paid
+        self._clock += (work - paid) / self._step_seconds()
 
     def _admit(self) -> None:
         """Start queued samples while slots are free; their prefills hold up everything that runs."""
@@ -168,25 +185,26 @@ class Replica:
         self.peak_sequences = max(self.peak_sequences, len(self._rows))
         self.peak_positions = max(self.peak_positions, self._positions)
         if prompts:
-            seconds = self._costs.prefill.seconds(tokens=tokens, pairs=pairs, responses=prompts)
-            self._resume = max(self._resume, self._now()) + seconds
-            self.busy_seconds += seconds
-            self.sequence_seconds += seconds * len(self._rows)
+            self._debt += self._costs.prefill.seconds(tokens=tokens, pairs=pairs, responses=prompts)
 
     def _seen(self, tokens: float) -> float:
         return sum(count * (tokens if window is None else min(tokens, window)) for window, count in self._kinds)
 
-    def _reschedule(self) -> None:
+    def go_on(self) -> None:
+        """See to it that the next rows end when they are done."""
+        if self._computes != self._counted:
+            self._counted = self._computes
+            self._cores.use(self._threads if self._counted else -self._threads)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._rows:
-            due = max(self._now(), self._resume) + max(0.0, self._rows[0][0] - self._clock) * self._step_seconds()
-            self._timer = asyncio.get_running_loop().call_at(due, self._end_rows)
+        if self._computes:
+            left = self._debt + max(0.0, self._rows[0][0] - self._clock) * self._step_seconds()
+            self._timer = asyncio.get_running_loop().call_later(left / self._cores.speed, self._end_rows)
 
     def _end_rows(self) -> None:
         self._timer = None
-        self._advance()
+        self.catch_up()
         while self._rows and self._rows[0][0] <= self._clock + _SLACK:
             _, _, row = heapq.heappop(self._rows)
             self._positions -= row.positions
@@ -197,7 +215,7 @@ class Replica:
         if not self._rows:
             self._positions = 0.0
         self._admit()
-        self._reschedule()
+        self.go_on()
         if self._lockstep:
             self._start_round()
 

@@ -8,7 +8,7 @@ What is not in here: stragglers, failures, other jobs on the network.
 """
 
 from configs.schema import Config
-from rl.planner.costs import Costs, DecodeCost, PassCost
+from rl.planner.costs import Costs, DecodeCost, GroupCost, PassCost
 from rl.planner.hardware import Card
 from rl.planner.layout import replica_cards, sequence_ranks
 from rl.planner.shape import DTYPE_BYTES, ModelShape
@@ -38,7 +38,8 @@ def card_costs(config: Config, *, shape: ModelShape, card: Card) -> Costs:
         optimizer=_optimizer(config, shape=shape, card=card),
         publish=_sync_bytes(config, shape) / config.learner.ranks / card.host_out,
         load=_load(config, shape=shape, card=card, cards=cards),
-        rollout=_ROLLOUT_SECONDS,
+        refresh=0.0,
+        group=GroupCost(worker_end=_ROLLOUT_SECONDS * config.rollout.samples_per_prompt),
         between=_STEP_SECONDS,
         covers_rows=False,
     )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl.model_folder import PACKAGE_PREFIX, SUPPORTED
+from rl.model_folder import PACKAGE_PREFIX, SUPPORTED, read_settings
+from rl.model_shapes import heads_of
 
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2}
 """Bytes of a number by its name in the configuration."""
@@ -126,17 +127,18 @@ def model_shape(path: str) -> ModelShape:
 def _read(folder: Path) -> ModelShape:
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_settings(folder)
         if config["model_type"] not in SUPPORTED:
             raise ValueError(f"{file}: model_type {config['model_type']!r} is not supported; use one of {', '.join(SUPPORTED)}")
+        heads = heads_of(config)
         return ModelShape(
             name=folder.resolve().name,
             vocab=config["vocab_size"],
             hidden=config["hidden_size"],
             intermediate=config["intermediate_size"],
-            heads=config["num_attention_heads"],
-            kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
-            head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+            heads=heads.queries,
+            kv_heads=heads.kv,
+            head_dim=heads.size,
             windows=_windows(config),
             tied=config.get("tie_word_embeddings", False),
         )

@@ -1,16 +1,17 @@
 """A run in miniature: the ring's own order of events and its own admission, with seconds in place of work.
 
-The groups are real records that go through the real `Buffer`, doors, `Room`, advantages and `make_batches`; `Ring` goes round in the
-order of `rl/loop.py` (collect, train, publish). What is simulated is how long things take: replicas decode by `Costs`, environments
-sleep. The event loop's clock jumps from one event to the next, so a day takes seconds.
+The groups are real records that go through the real `InFlight`, `Buffer`, doors, `Room`, advantages and `make_batches`; `Ring` goes round
+in the order of `rl/loop.py` (collect, train, publish). What is simulated is how long things take: replicas decode by `Costs`, environments
+sleep, and all who compute share the machine's cores. The event loop's clock jumps from one event to the next, so a day takes seconds.
 
 Large batches are counted in units of several tokens where only their proportions matter (batches, staleness), never in the replicas.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from rl.advantage import advantages
 from rl.batch import make_batches
 from rl.buffer import Buffer, Rejection
 from rl.filters import get_door, put_door, unfit_rollout
+from rl.in_flight import InFlight
+from rl.planner.cores import Cores, Thread
 from rl.planner.costs import Costs
 from rl.planner.layout import sequence_ranks
 from rl.planner.replica import Replica, Sampled
@@ -28,7 +31,7 @@ from rl.planner.shape import ModelShape
 from rl.planner.virtual_time import run_virtually
 from rl.planner.workload import EpisodeDraw, Workload
 from rl.records import Batch, Completion, MicroBatch, Rollout, RolloutGroup, Sampling, TrainSample, Turn
-from rl.rollout import GroupJob
+from rl.rollout import GroupJob, GroupOutcome
 from rl.room import Room
 from rl.samples import to_samples
 
@@ -71,8 +74,8 @@ class Simulated:
     """Most sequences of one replica at a time."""
     held_back: float
     """Share of the groups that had to wait for room before they could start."""
-    peak_batch: tuple[int, int, int]
-    """Of the largest micro-batch of a rank: tokens with padding, longest row, response tokens."""
+    batches: frozenset[tuple[int, int, int]]
+    """Of each micro-batch of a rank: tokens with padding, longest row, response tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +88,12 @@ class Setup:
     workload: Workload
     live_episodes: int | None = None
     """Most episodes at a time; None: any number."""
+    cores: float | None = None
+    """That all processes share; None: each has its own processors."""
+    learner_threads: int = 1
+    """Of all ranks, while they train."""
+    generator_threads: int = 1
+    """Of a replica, while it samples."""
 
 
 def simulate(setup: Setup, *, steps: int) -> Simulated:
@@ -110,18 +119,19 @@ class Ring:
             get_door=get_door(config),
         )
         self._unfit = unfit_rollout(config.filters, vocab_size=setup.shape.vocab)
-        self._replicas = [Replica(setup, lockstep=self._lockstep) for _ in range(config.generator.replicas)]
+        self._cores = Cores(setup.cores)
+        self._driver = Thread(self._cores)
+        self._replicas = [Replica(setup, cores=self._cores, lockstep=self._lockstep) for _ in range(config.generator.replicas)]
         self._room = Room(episodes=setup.live_episodes, lockstep=self._lockstep, announce=self._announce)
-        self._workers = [asyncio.Lock() for _ in range(config.rollout.workers)]
+        self._workers = [Thread(self._cores) for _ in range(config.rollout.workers)]
         self._changed = asyncio.Event()
         self._next_index = 0
-        self._running: dict[str, GroupJob] = {}
-        self._landed: list[RolloutGroup] = []
+        self._in_flight = InFlight(self._buffer, lockstep=self._lockstep)
         self._tasks: set[asyncio.Task[None]] = set()
         self._rejected: Counter[str] = Counter()
         self._barren = 0
         self._failure: BaseException | None = None
-        self._peak_batch = (0, 0, 0)
+        self._batches: set[tuple[int, int, int]] = set()
         self._entered = self._held_back = 0
 
     async def run(self, steps: int) -> Simulated:
@@ -139,7 +149,8 @@ class Ring:
             self._buffer.version += 1
             await self._publish()
             synced = clock()
-            await asyncio.sleep(self._setup.costs.between)
+            await self._driver.work(self._setup.costs.between)
+            self._begin(self._cores.work(self._setup.costs.group.driver_log * len(groups)))
             rejected, self._rejected = self._rejected, Counter()
             records.append(
                 StepRecord(
@@ -164,7 +175,7 @@ class Ring:
             peak_positions=max(replica.peak_positions for replica in self._replicas),
             peak_sequences=max(replica.peak_sequences for replica in self._replicas),
             held_back=self._held_back / self._entered,
-            peak_batch=self._peak_batch,
+            batches=frozenset(self._batches),
         )
 
     async def _announce(self, jobs: Sequence[GroupJob]) -> None:
@@ -188,15 +199,18 @@ class Ring:
             await self._changed.wait()
 
     async def _admit(self) -> None:
-        jobs = [self._next_job() for _ in range(self._buffer.room(running=len(self._running) + len(self._landed)))]
+        jobs = [self._next_job() for _ in range(self._in_flight.room)]
         for job in jobs:
-            self._running[job.group_id] = job
+            self._in_flight.start(job)
         if jobs:
             await self._room.expect(jobs if self._lockstep else ())
         for job in jobs:
-            task = asyncio.create_task(self._run_job(job))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._run_job(job))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _next_job(self) -> GroupJob:
         index, self._next_index = self._next_index, self._next_index + 1
@@ -219,9 +233,7 @@ class Ring:
             self._held_back += asyncio.get_running_loop().time() > asked
             group = await self._group(job)
             await self._room.leave(job)
-            del self._running[job.group_id]
-            self._landed.append(group)
-            self._settle()
+            self._settle(self._in_flight.land(GroupOutcome(job=job, group=group)))
             if not self._lockstep:
                 await self._admit()
         except asyncio.CancelledError:
@@ -230,12 +242,10 @@ class Ring:
             self._failure = error
         self._changed.set()
 
-    def _settle(self) -> None:
-        if self._lockstep and self._running:
-            return
-        landed, self._landed = sorted(self._landed, key=lambda group: group.index), []
-        for group in landed:
-            rejection = self._buffer.put(group)
+    def _settle(self, landed: Sequence[GroupOutcome]) -> None:
+        for outcome in landed:
+            assert outcome.group is not None
+            rejection = self._buffer.put(outcome.group)
             self._reject([rejection] if rejection else [])
 
     def _reject(self, rejections: Sequence[Rejection]) -> None:
@@ -249,7 +259,10 @@ class Ring:
             )
 
     async def _group(self, job: GroupJob) -> RolloutGroup:
-        """What a rollout worker does with a job, in time."""
+        """What the driver and a rollout worker do with a job, in time."""
+        costs, worker = self._setup.costs.group, self._workers[job.index % len(self._workers)]
+        await self._driver.work(costs.driver_start)
+        await worker.work(costs.worker_start)
         draws = self._setup.workload.group(job.index, job.n_samples)
         replica = self._replica(job)
         prompt = draws[0].turns[0].shown
@@ -260,6 +273,8 @@ class Ring:
         )
         if self._lockstep:
             replica.release(job.episodes)
+        self._begin(self._cores.work(costs.worker_log))
+        await self._driver.work(costs.driver_end)
         return RolloutGroup(
             group_id=job.group_id,
             index=job.index,
@@ -283,9 +298,7 @@ class Ring:
             await asyncio.sleep(turn.seconds)
         if self._lockstep and self._config.rollout.max_turns > 1:
             replica.release((episode,))
-        if self._setup.costs.rollout:
-            async with self._workers[job.index % len(self._workers)]:
-                await asyncio.sleep(self._setup.costs.rollout)
+        await self._workers[job.index % len(self._workers)].work(self._setup.costs.group.worker_end / job.n_samples)
         status = ScoreStatus.INFRA if draw.reward is None else ScoreStatus.OK if draw.passed else ScoreStatus.POLICY_FAIL
         return Rollout(
             rollout_id=episode,
@@ -308,7 +321,8 @@ class Ring:
         batches = make_batches(samples, config=config, n_rollouts=sum(len(group.rollouts) for group in groups))
         batches = batches[:: sequence_ranks(config)]  # those that share sequences have the same ones
         optimizer = len(batches[0]) * self._setup.costs.optimizer
-        await asyncio.sleep(self._setup.costs.train_step + optimizer + self._micro_batch_seconds(batches))
+        seconds = self._setup.costs.train_step + optimizer + self._micro_batch_seconds(batches)
+        await self._cores.work(seconds, threads=self._setup.learner_threads)
         return samples, optimizer
 
     def _micro_batch_seconds(self, batches: Sequence[Sequence[Batch]]) -> float:
@@ -320,7 +334,7 @@ class Ring:
                 for micro_batch in of_round:
                     rows, length = micro_batch.token_ids_BL.shape
                     tokens, responses = rows * length * self._unit, len(micro_batch.targets_N) * self._unit
-                    self._peak_batch = max(self._peak_batch, (tokens, length * self._unit, responses))
+                    self._batches.add((tokens, length * self._unit, responses))
                     pairs = self._pairs(micro_batch)
                     seconds = max(seconds, self._setup.costs.train.seconds(tokens=tokens, pairs=pairs, responses=responses))
                 total += seconds
@@ -336,12 +350,8 @@ class Ring:
         return float(self._unit * sum(count * (seen_F if window is None else np.minimum(seen_F, window)).sum() for window, count in kinds))
 
     async def _publish(self) -> None:
-        await asyncio.sleep(self._setup.costs.publish)
-        for replica in self._replicas:
-            replica.pause(self._setup.costs.load)
-        await asyncio.sleep(self._setup.costs.load)
-        for replica in self._replicas:
-            replica.load(self._buffer.version)
+        await self._cores.work(self._setup.costs.publish)
+        await asyncio.gather(*(replica.swap(self._buffer.version) for replica in self._replicas))
 
 
 def _unit(setup: Setup) -> int:
