@@ -200,7 +200,7 @@ class _Stage:
         for groups, of_group, answer in dict.fromkeys([*shapes, (whole, samples, self._response)]):
             given = [group_of(index, samples=of_group, prompt=self._prompt, answer=answer) for index in range(groups)]
             trained = await self._trained(given)  # touches the memory
-            began, seconds = time.perf_counter(), []
+            began, seconds = time.perf_counter(), list[float]()
             while len(seconds) < _REPEATS and (not seconds or time.perf_counter() - began < _PATIENCE):
                 trained = await self._trained(given)
                 seconds.append(trained.seconds)
@@ -338,6 +338,7 @@ def _written(config: Config, trained: _Trained) -> tuple[float, float]:
                     phases={"rollout": 0.0, "train": trained.seconds, "sync": 0.0},
                     checksum="",
                     sync_bytes=0,
+                    broadcasts_failed=0,
                 )
             )
             seconds.append(time.perf_counter() - began)
