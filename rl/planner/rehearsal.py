@@ -90,6 +90,8 @@ def rehearse(config: Config, *, folder: Path, shape: ModelShape, plan: Plan, pro
     import os
 
     os.environ.pop("RAY_ADDRESS", None)  # this machine is what is measured
+    import rl.train  # noqa: F401  # this process holds what the driver of a run holds
+
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends: the progress of a run is shown there
     with tempfile.TemporaryDirectory(prefix="rl-plan-") as scratch:
         stand_in = replace(
