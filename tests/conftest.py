@@ -1,14 +1,24 @@
 """Environment of the test processes, set before torch is imported: few threads, no network, the CPU accelerator. Plugins that a
-test loads are forgotten after it. Tests that need a container engine share one."""
+test loads are forgotten after it. Tests that need a container engine share one.
+
+`make test` has two processes run tests. A file's tests stay in one process and in their order. All that start Ray are together, and all
+that use a container engine, so there is one Ray and one engine at a time. What looks at the whole machine, or at what takes longer
+than half a second, is marked `alone`."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+RAY = {f"test_{name}.py" for name in ("docs", "env_new", "ring", "score_status", "scripted", "trace_tiny", "vllm")}
+GROUPS = ("ray", "containers")
+"""They take longest, so they begin; tests/test_swe_ring.py starts Ray and is with the containers."""
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -16,8 +26,36 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "5")  # Ray's own 15 leaves a run next to nothing beside other tests that compute
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: what a test starts would inherit it, and not hear Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests stay together, for `--dist loadgroup`."""
+    with_engine = {item.path for item in items if "engine_of_session" in getattr(item, "fixturenames", ())}
+    with_engine |= {item.path for item in items if item.path.name == "test_local_engine.py"}
+    groups = {item: "ray" if item.path.name in RAY else "containers" if item.path in with_engine else item.path.name for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: GROUPS.index(groups[item]) if groups[item] in GROUPS else len(GROUPS))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that is marked `alone` waits until no other one runs, and those that come after it wait for it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    door, room = os.open(Path(__file__).parent, os.O_RDONLY), os.open(__file__, os.O_RDONLY)
+    try:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)
+    finally:
+        for lock in (door, room):
+            fcntl.flock(lock, fcntl.LOCK_UN)  # said, since a process that the test has forked may hold on to it
+            os.close(lock)
 
 
 @pytest.fixture(scope="session")

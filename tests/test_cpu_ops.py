@@ -115,10 +115,10 @@ def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def other_compiler(folder: Path) -> Path:
-    """A g++ that says another version and compiles all the same."""
+    """A g++ that says another version and compiles all the same, sooner."""
     wrapper = folder / "bin" / "g++"
     wrapper.parent.mkdir()
-    wrapper.write_text('#!/bin/sh\n[ "$1" = --version ] && { echo other; exit 0; }\nexec /usr/bin/g++ "$@"\n')
+    wrapper.write_text('#!/bin/sh\n[ "$1" = --version ] && { echo other; exit 0; }\nexec /usr/bin/g++ "$@" -O0\n')
     wrapper.chmod(0o755)
     return wrapper.parent
 

@@ -61,8 +61,10 @@ def test_the_examples_hold_all_rules(capsys: pytest.CaptureFixture[str]) -> None
         ("Raises", "adds", "exceptions", "step() raised AssertionError: too long"),
         ("Exits", "adds", "exceptions", "step() raised SystemExit"),
         ("Adder", "executes", "exceptions", "cheat 'process exit', problem a: the reward ended the process (exit code 0)"),
-        ("Waits", "adds", "time_limits", "cheat 'control characters', problem a: step() took more than 0.5 s"),
-        ("Adder", "blocks", "time_limits", "the reward blocks the process for more than 0.5 s"),
+        pytest.param(
+            "Waits", "adds", "time_limits", "cheat 'control characters', problem a: step() took more than 0.5 s", marks=pytest.mark.alone
+        ),
+        pytest.param("Adder", "blocks", "time_limits", "the reward blocks the process for more than 0.5 s", marks=pytest.mark.alone),
         ("ShowsShort", "adds", "hidden_data", "every problem: the prompt shows reference['answer']"),
         ("ShortPayload", "adds", "hidden_data", "every problem: the payload holds reference['answer']"),
         ("OneWrong", "adds", "gold_passes", "problem 5: the reference solution gets policy_fail"),
@@ -102,6 +104,7 @@ def test_what_goes_wrong_everywhere_is_told_once_with_its_own_fix(
     assert {one["result"] for one in report["rules"] if one["rule"] in ("gold_passes", "noop_fails", "cheats_fail")} == {"skipped"}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("env", ["AlwaysBlocks", "AlwaysWaits"])
 def test_the_check_is_given_up_when_a_call_is_too_slow_again_and_again(env: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = check(capsys, f"{BREAKERS}:{env}", "--reward", f"{BREAKERS}:adds", "--timeout", "0.2", status=1)

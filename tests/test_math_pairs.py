@@ -19,12 +19,16 @@ HOSTILE = ("traps", "cost", "injection")
 def graded() -> list[Score]:
     async def main() -> list[Score]:
         grader = MathGrader()
-        scores = []
-        for pair in PAIRS:
+        places = asyncio.Semaphore(4)
+
+        async def one(pair: dict[str, Any]) -> Score:
             problem = Problem(task=Task(id="t", env="math", prompt=()), reference={"answer": pair["gold"]}, source="test")
             message = Message(role="assistant", content=f"The answer is \\boxed{{{pair['answer']}}}.")
             episode = Episode(messages=(message,), stop_reason=StopReason.DONE, n_sampled_tokens=1)
-            scores.append(await grader.grade(problem, episode))
+            async with places:
+                return await grader.grade(problem, episode)
+
+        scores = await asyncio.gather(*map(one, PAIRS))
         await grader.close()
         return scores
 

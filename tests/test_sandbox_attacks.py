@@ -15,6 +15,7 @@ from tests.attack_runner import KINDS, run_attacks
 from tests.attacks import SECRET
 from tests.sandbox_host import Host
 
+pytestmark = pytest.mark.alone
 ROOT = Path(__file__).parent.parent
 NOBODY = "54321"
 
