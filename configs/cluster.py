@@ -15,12 +15,14 @@ class ClusterConfig(Checked):
     """Generators that are used when the cluster comes to have room for them; the run begins with `generator.replicas`. 0: never more."""
     most_workers: int = bounded(0, low=0)
     """Rollout workers that are used when the cluster comes to have room for them; the run begins with `rollout.workers`. 0: never more."""
+    gpus: bool = False
+    """Whether the learner and vLLM run on GPUs: each rank asks Ray for one, each generator for `vllm.tensor_parallel_size` of one node."""
     learner_resources: dict[str, float] = field(default_factory=dict)
-    """What Ray must have for one rank beside a CPU a thread: `GPU`, or names that nodes were started with."""
+    """What Ray must have for one rank beside a CPU a thread and a GPU: names that nodes were started with."""
     generator_resources: dict[str, float] = field(default_factory=dict)
     """The same for one generator."""
     worker_resources: dict[str, float] = field(default_factory=dict)
-    """The same for one rollout worker."""
+    """The same for one rollout worker; `GPU` is Ray's own word, for a reward that computes on one."""
     start_timeout: float = bounded(600.0, above=0)
     """Seconds in which a process must have found a place and loaded its model, and in which a generator and a rollout worker must be there
     again after the last one was lost."""
@@ -33,6 +35,10 @@ class ClusterConfig(Checked):
             for name, amount in getattr(self, f"{part}_resources").items():
                 if not amount > 0:
                     raise ValueError(f"cluster.{part}_resources.{name} is {amount}; it must be > 0: leave out what is not needed")
+                if name == "CPU":
+                    raise ValueError(f"cluster.{part}_resources.CPU: a process asks for a CPU a thread by itself; set run.threads")
+                if name == "GPU" and part != "worker":
+                    raise ValueError(f"cluster.{part}_resources.GPU: set cluster.gpus=true, and each process asks for what it uses")
 
     def check(self, *, replicas: int, workers: int, max_staleness: int) -> None:
         """Compare with the numbers that the run begins with. Raises ValueError."""

@@ -4,6 +4,8 @@
 """
 
 import asyncio
+import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +75,7 @@ class LearnerActor:
         """`put` places a bucket where generators can read it and returns a reference."""
         self._reporter = report.start()
         self._reporter.doing("imports, loads the model, and waits for the other ranks")
+        _check_gpu(context.config)
         from rl.learner import Learner
 
         self._put, self._address = put, report.address()
@@ -223,6 +226,17 @@ class GeneratorActor:
         self._reporter.event(f"took the weights of version {version}")
 
 
+def _check_gpu(config: Config) -> None:
+    """Raise ValueError when this process should run on a GPU and cannot: it would be thousands of times slower, and not say why."""
+    import torch
+
+    if config.cluster.gpus and not torch.cuda.is_available():
+        raise ValueError(
+            f"cluster.gpus is true, and torch {torch.__version__} of {sys.executable} on {socket.gethostname()} finds no CUDA device: "
+            "install torch for CUDA and the driver there, or set cluster.gpus=false"
+        )
+
+
 def _make_generator(context: ActorContext) -> "Generator":
     config = context.config
     lockstep, context_length = config.rollout.max_staleness == 0, config.model.context_length
@@ -239,6 +253,7 @@ def _make_generator(context: ActorContext) -> "Generator":
 
     dtype, slots = config.generator.dtype or config.model.dtype, config.generator.slots
     if config.generator.engine == "vllm":
+        _check_gpu(config)
         from rl.engines.vllm_engine import VllmEngine
 
         engine = VllmEngine(context.model_path, dtype=dtype, slots=slots, context_length=context_length, settings=config.vllm)

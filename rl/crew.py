@@ -35,6 +35,7 @@ class Health(Protocol):
 
     def silent_for(self, part: str) -> float: ...
     def told(self, part: str) -> str: ...
+    def waits_for(self, part: str) -> str: ...
 
 
 @dataclass(kw_only=True, eq=False)
@@ -242,8 +243,8 @@ class Crew:
             raise PartDied(f"{self._losses} times a {self.kind} was lost and nothing got on between: {self._last_words}")
 
     def _of(self, slot: int) -> str:
-        told = self._health.told(f"{self.kind}-{slot}")
-        return told or "no node has had room for its process, or it is still being started"
+        part = f"{self.kind}-{slot}"
+        return self._health.told(part) or self._health.waits_for(part)
 
     def _tell(self) -> None:
         self._changed.set()

@@ -17,6 +17,7 @@ from rl.evaluate import EvalReport, PassRate, evaluate_heldout
 from rl.log.runs import RunPaths, prepare_run
 from rl.model_source import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
+from rl.places import Places
 from rl.plan import make_plan
 from rl.preflight import check_policy, checked_tasks, left_out, left_out_lines
 from rl.progress import redirect_library_noise
@@ -89,9 +90,9 @@ def evaluate_command(
         identity = prepare_run(folder / "eval")
         paths = RunPaths(root=folder / "eval")
         redirect_library_noise(paths.library_log)
-        plan = make_plan(config)
+        plan = replace(make_plan(config), ranks=0)
         try:
-            start_ray(plan, model_bytes=weight_bytes(path))
+            start_ray(plan, Places.of(config, plan), model_bytes=weight_bytes(path))
             watch = watch_parts(paths, run_id=identity.run_id, attempt=1)
             context = ActorContext(
                 config=config, model_path=path, run_dir=paths.root, run_id=identity.run_id, attempt=1, weights_from_disk=True

@@ -73,6 +73,19 @@ def check_vocabulary(folder: Path, *, largest_id: int) -> None:
         )
 
 
+def check_shards(folder: Path, *, processes: int) -> None:
+    """Raise ValueError unless the processes of a vLLM replica get equal shares of each layer. Key-value heads may be copied instead."""
+    settings = read_settings(folder)
+    heads, kv_heads = settings["num_attention_heads"], settings.get("num_key_value_heads") or settings["num_attention_heads"]
+    for name, size in (("num_attention_heads", heads), ("intermediate_size", settings["intermediate_size"])):
+        if size % processes:
+            raise ValueError(f"vllm.tensor_parallel_size is {processes}, which does not divide the model's {name}={size}")
+    if kv_heads % processes and processes % kv_heads:
+        raise ValueError(
+            f"vllm.tensor_parallel_size is {processes}, which neither divides the model's num_key_value_heads={kv_heads} nor is a multiple"
+        )
+
+
 def check_heads(heads: int, kv_heads: int, *, sequence_parallel: int) -> None:
     """Raise ValueError unless every rank of a sequence-parallel group gets the same number of attention heads of each kind."""
     for name, count in (("num_attention_heads", heads), ("num_key_value_heads", kv_heads)):

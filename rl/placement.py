@@ -22,7 +22,8 @@ if not os.environ.get("RAY_ADDRESS"):
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from rl.actors import ActorContext, GeneratorActor, LearnerActor, Report, RolloutActor
 from rl.chaos.requests import FaultRequests
@@ -33,8 +34,9 @@ from rl.errors import PartDied, PartGone
 from rl.generator_pool import GeneratorPool
 from rl.learner_group import LearnerGroup
 from rl.log.runs import RunPaths
+from rl.places import Place, Places, check_machine, lacking
 from rl.plan import Plan, containers_at_once, uses_containers
-from rl.remote import Board, Remote, awaited, cause, first_line, last_line
+from rl.remote import Board, Remote, awaited, cause, first_line, last_line, live_nodes
 from rl.rollout_pool import RolloutPool
 from rl.status.watch import Watch
 from rl.weight_groups import WeightGroups
@@ -82,8 +84,11 @@ class Cluster:
             await self.learner.close()
 
 
-def start_ray(plan: Plan, *, model_bytes: int) -> None:
-    """Join the cluster that RAY_ADDRESS names, else start one on this machine that listens on loopback only."""
+def start_ray(plan: Plan, places: Places, *, model_bytes: int) -> None:
+    """Join the cluster that RAY_ADDRESS names, else start one on this machine that listens on loopback only.
+
+    Raises ValueError when the cluster cannot be joined, or this machine lacks what the run asks for.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):
@@ -102,6 +107,7 @@ def start_ray(plan: Plan, *, model_bytes: int) -> None:
         # Every part has an environment of its own, so processes that Ray starts ahead of time would serve nobody.
         _system_config={"prestart_worker_first_driver": False},
     )
+    check_machine(places.total(plan), ray.cluster_resources())
 
 
 def _join_ray(address: str) -> None:
@@ -173,14 +179,15 @@ def _report(context: ActorContext, part: str) -> Report:
 
 
 async def run_remotely(
-    function: Callable[..., Any], /, *, part: str, context: ActorContext, watch: Watch, threads: int, **arguments: Any
+    function: Callable[..., Any], /, *, part: str, context: ActorContext, watch: Watch, place: Place, **arguments: Any
 ) -> Any:
-    """Call a function in a process of its own, which ends with it: its memory is given back.
+    """Call a function in a process of its own, at a place like this, which ends with it: its memory is given back.
 
     It is also given `note`, which takes what it is doing. Raises PartDied when the process dies, falls silent, or is stuck at one thing.
     """
-    remote: Any = ray.remote(num_cpus=threads, max_calls=1, max_retries=0, runtime_env={"env_vars": _threads_environment(threads)})
+    remote: Any = ray.remote(max_calls=1, max_retries=0, **_options(place))
     task = remote(_reported)
+    watch.expect(part, partial(_waits_for, place))
     reference = task.remote(Sealed(_report(context, part), who=part), function, arguments)
     call = asyncio.ensure_future(awaited(reference))
     limits, begun = context.config.cluster, time.monotonic()
@@ -217,21 +224,30 @@ def _reported(report: Report, function: Callable[..., Any], arguments: Mapping[s
         reporter.close()
 
 
-def _options(cpus: int, resources: Mapping[str, float], *, runtime: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Of an actor: a thread counts as a CPU; `GPU` is Ray's own word, other names are resources that nodes were started with."""
-    custom = {name: amount for name, amount in resources.items() if name != "GPU"}
+def _options(place: Place, *, runtime: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Of an actor."""
+    cpus = int(place.amounts["CPU"])
     return {
         "num_cpus": cpus,
-        "num_gpus": resources.get("GPU", 0),
-        "resources": custom,
+        "num_gpus": place.amounts.get("GPU", 0),
+        "resources": {name: amount for name, amount in place.amounts.items() if name not in ("CPU", "GPU")},
         "runtime_env": runtime or {"env_vars": _threads_environment(cpus)},
     }
+
+
+def _waits_for(place: Place, remote: Remote | None = None) -> str:
+    """What a process waits for that has not been heard of, for a person."""
+    if remote is not None and remote.placed():
+        return "its process has a place and is being started"
+    reason = lacking(place, live_nodes())
+    return f"waits for a place: {place.told()}; {reason}" if reason else f"has found a place: {place.told()}"
 
 
 def _room() -> str:
     """What the cluster has."""
     total, free = ray.cluster_resources(), ray.available_resources()
-    names = sorted(name for name in total if not name.startswith(("node:", "object_store", "memory")))
+    own = ("node:", "object_store", "memory")  # and what Ray counts by placement group
+    names = sorted(name for name in total if not name.startswith(own) and "_group_" not in name)
     return "free in the cluster: " + ", ".join(f"{free.get(name, 0):g} of {total[name]:g} {name}" for name in names)
 
 
@@ -240,7 +256,22 @@ async def start_cluster(context: ActorContext, *, plan: Plan, watch: Watch, with
 
     `say` hears about parts that come and go. Raises PartDied when one does not start.
     """
-    return await _Start(context=context, plan=plan, watch=watch, say=say).cluster(with_learner=with_learner)
+    places = Places.of(context.config, plan)
+    return await _Start(context=context, plan=plan, places=places, watch=watch, say=say).cluster(with_learner=with_learner)
+
+
+def _neighbourhoods(place: Place, *, processes: int) -> list[dict[str, Any]]:
+    """Options that put each process, by its number, on one node with its neighbours; a run's groups end with it."""
+    if place.neighbours == 1:
+        return [{} for _ in range(processes)]
+    options: list[dict[str, Any]] = []
+    for _ in range(processes // place.neighbours):
+        group = placement_group([dict(place.amounts)] * place.neighbours, strategy="STRICT_PACK")
+        options += [
+            {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i)}
+            for i in range(place.neighbours)
+        ]
+    return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +280,7 @@ class _Start:
 
     context: ActorContext
     plan: Plan
+    places: Places
     watch: Watch
     say: Callable[[str], None]
 
@@ -320,6 +352,7 @@ class _Start:
         def gave_up(member: Member) -> None:
             self.watch.lose(member.part, member.why)
             board.give_up(part=member.part, name=member.remote.name)
+            self.watch.expect(member.part, lambda: f"will be asked for again; it was given up: {member.why}")
 
         return Crew(
             kind,
@@ -339,26 +372,35 @@ class _Start:
         # Ray's stubs do not know actor classes made without the decorator.
         config = self.context.config
         runtime = runtime_environment(config, variables=_threads_environment(threads))
-        options = _options(threads, config.cluster.generator_resources, runtime=runtime)
+        options = _options(self.places.generator, runtime=runtime)
         actor: Any = ray.remote(GeneratorActor).options(max_concurrency=1000, **options)
         report = _report(self.context, f"generator-{slot}")
-        return Remote(actor.remote(self._sealed(report), report, threads), name=report.name)
+        return self._expected(report, actor.remote(self._sealed(report), report, threads), self.places.generator)
 
     def _worker(self, pool: GeneratorPool, slot: int) -> Remote:
-        actor: Any = ray.remote(RolloutActor).options(max_concurrency=1000, **_options(1, self.context.config.cluster.worker_resources))
+        actor: Any = ray.remote(RolloutActor).options(max_concurrency=1000, **_options(self.places.worker))
         report = _report(self.context, f"worker-{slot}")
-        return Remote(actor.remote(self._sealed(report), report, pool.serving(), report.name.replace("worker-", "w")), name=report.name)
+        handle = actor.remote(self._sealed(report), report, pool.serving(), report.name.replace("worker-", "w"))
+        return self._expected(report, handle, self.places.worker)
+
+    def _expected(self, report: Report, handle: Any, place: Place) -> Remote:
+        """The process that was asked for; `rl status` tells what it waits for until it is heard."""
+        remote = Remote(handle, name=report.name)
+        self.watch.expect(report.part, partial(_waits_for, place, remote))
+        return remote
 
     def _ranks(self) -> list[Remote]:
         plan = self.plan
-        actor: Any = ray.remote(LearnerActor).options(**_options(plan.learner_threads, self.context.config.cluster.learner_resources))
+        actor: Any = ray.remote(LearnerActor)
         # A file in the run's folder, which all nodes share anyway: nothing listens for the rendezvous.
         init_method = f"file://{(self.context.run_dir / f'{RENDEZVOUS}{uuid.uuid4().hex}').resolve()}"
         ranks = []
-        for rank in range(plan.ranks):
+        for rank, where in enumerate(_neighbourhoods(self.places.rank, processes=plan.ranks)):
             report = _report(self.context, f"learner-{rank}")
-            handle = actor.remote(self._sealed(report), report, rank, plan.ranks, init_method, plan.learner_threads, ray.put)
-            ranks.append(Remote(handle, name=report.name))
+            handle = actor.options(**_options(self.places.rank), **where).remote(
+                self._sealed(report), report, rank, plan.ranks, init_method, plan.learner_threads, ray.put
+            )
+            ranks.append(self._expected(report, handle, self.places.rank))
         return ranks
 
     async def _built(self, ranks: Sequence[Remote]) -> None:
@@ -369,7 +411,7 @@ class _Start:
             try:
                 await ranks[rank].call("ready", timeout=timeout)
             except PartGone as error:
-                told = self.watch.told(f"learner-{rank}")
+                told = self.watch.told(f"learner-{rank}") or self.watch.waits_for(f"learner-{rank}")
                 raise PartDied(f"learner rank {rank} could not start: {error}{f' ({told})' if told else ''}; {_room()}") from error
 
         await asyncio.gather(*map(built, range(len(ranks))))

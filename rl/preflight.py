@@ -16,7 +16,7 @@ from environments.sources.traces import TraceFileSource
 from rl.corpus import read_corpus
 from rl.engines.vllm_environment import check_vllm
 from rl.graders import check_problems, check_rewards
-from rl.model_folder import PACKAGE_PREFIX, check_model, check_vocabulary, read_settings
+from rl.model_folder import PACKAGE_PREFIX, check_model, check_shards, check_vocabulary, read_settings
 from rl.plan import uses_containers
 from rl.prompt import ChatTokenizer, load_tokenizer
 from rl.scripted import check_script, encode_script, read_script
@@ -104,6 +104,7 @@ def check_policy(config: Config, folder: Path, tokenizer: ChatTokenizer) -> None
     """
     check_vocabulary(folder, largest_id=tokenizer.largest_id)
     if config.generator.engine == "vllm":
+        check_shards(folder, processes=config.vllm.tensor_parallel_size)
         length = config.model.context_length
         positions = read_settings(folder).get("max_position_embeddings", length)
         if length > positions:

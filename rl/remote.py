@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.experimental import internal_kv
 
 from rl.errors import PartGone, PartUnreachable
+from rl.places import Node
 from rl.status.record import PartStatus
 
 _SPACE = b"codeworld-rl"
@@ -44,6 +48,11 @@ class Remote:
                 raise PartGone(f"{self.name} did not answer {method} within {timeout:.0f} s") from None
             raise
 
+    def placed(self) -> bool:
+        """Whether a node has begun its process."""
+        # Ray's public way asks a dashboard, which a private Ray does not have.
+        return bool(state.actor_table(self._actor._actor_id.hex()).get("Pid"))
+
     def kill(self) -> None:
         """End the process, also one that is frozen. One on a node that cannot be reached ends itself once it hears of it."""
         with contextlib.suppress(RayError):
@@ -53,6 +62,17 @@ class Remote:
 async def awaited(reference: Any) -> Any:
     """An object reference as a coroutine."""
     return await reference
+
+
+def live_nodes() -> Sequence[Node]:
+    """The cluster's machines, and what is free on each. Ray is asked once a second: every process that waits for a place wants to know."""
+    return _nodes_at(int(time.monotonic()))
+
+
+@lru_cache(maxsize=1)
+def _nodes_at(second: int) -> Sequence[Node]:
+    free = state.available_resources_per_node()
+    return [Node(total=node["Resources"], free=free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"]]
 
 
 def cause(error: BaseException) -> BaseException:

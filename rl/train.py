@@ -20,6 +20,7 @@ from rl.loop import Loop
 from rl.model_source import resolve_model
 from rl.observer import RunObserver
 from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
+from rl.places import Places
 from rl.plan import Plan, make_plan
 from rl.preflight import check_policy, checked_run, left_out, left_out_lines
 from rl.progress import redirect_library_noise
@@ -59,6 +60,7 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
     job = _Job(
         config=config,
         plan=plan,
+        places=Places.of(config, plan),
         mixture=mixture,
         model_path=model_path,
         sampling=sampling,
@@ -86,6 +88,7 @@ class _Job:
 
     config: Config
     plan: Plan
+    places: Places
     mixture: Mixture
     model_path: Path
     sampling: Sampling
@@ -108,7 +111,7 @@ async def _train(job: _Job, *, resume: bool) -> int:
         for note in notes:
             observer.say(note)
         try:
-            start_ray(job.plan, model_bytes=weight_bytes(job.model_path))
+            start_ray(job.plan, job.places, model_bytes=weight_bytes(job.model_path))
             watch = watch_parts(run, run_id=job.identity.run_id, attempt=job.identity.attempt)
             async with supervised([watch.run]):
                 model_path = await _starting_model(job, observer, watch=watch)
@@ -214,7 +217,7 @@ async def _starting_model(job: _Job, observer: RunObserver, *, watch: Watch) -> 
         part="warm-start",
         context=_context(job, model_path=job.model_path),
         watch=watch,
-        threads=job.plan.learner_threads,
+        place=replace(job.places.rank, neighbours=1),
         model_path=job.model_path,
         examples=examples,
         out=work,

@@ -245,3 +245,6 @@ class FakeHealth:
 
     def told(self, part: str) -> str:
         return f"status of {part}" if self.heard else ""
+
+    def waits_for(self, part: str) -> str:
+        return f"{part} waits for a place"

@@ -43,7 +43,7 @@ def write_status(run: RunPaths, pid: int, *, host: str = os.uname().nodename, st
         event_at=0.0,
         beat=1,
     )
-    RunStatus(attempt=1, time=time.time(), parts=(part,), lost=()).write(run.status)
+    RunStatus(attempt=1, time=time.time(), parts=(part,), lost=(), waiting=()).write(run.status)
 
 
 def chaos(run: RunPaths, *words: str) -> int:

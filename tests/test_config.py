@@ -153,6 +153,8 @@ def test_dump_loads_back_equal(write: Write, text: str) -> None:
             "cluster.most_generators=2",
             r"cluster\.most_generators is 2, more than generator\.replicas=1, and rollout\.max_staleness is 0: the number",
         ),
+        ("cluster.learner_resources.GPU=1", r"cluster\.learner_resources\.GPU: set cluster\.gpus=true"),
+        ("cluster.worker_resources.CPU=1", r"cluster\.worker_resources\.CPU: .* set run\.threads"),
         ("cluster.worker_resources.sandbox=0", r"cluster\.worker_resources\.sandbox is 0\.0; it must be > 0"),
         ("cluster.part_timeout=1", r"cluster\.part_timeout is 1\.0; it must be >= 10"),
         ("rollout.samples_per_prompt=1", r"rollout\.samples_per_prompt is 1, but objective\.name=cwm .* at least 2 samples"),
@@ -253,7 +255,7 @@ def test_ranks_that_share_sequences_must_divide_the_ranks() -> None:
 def test_the_configurations_of_the_32b_model_are_whole(name: str, ranks: int, replicas: int) -> None:
     config = load_config([Path(__file__).parent.parent / "configs" / f"{name}.yaml"])
     assert (config.run.name, config.learner.ranks, config.generator.replicas) == (name, ranks, replicas)
-    assert config.vllm.tensor_parallel_size == config.cluster.generator_resources["GPU"] == 4
+    assert config.cluster.gpus and config.vllm.tensor_parallel_size == 4
     published = (
         *(config.model.context_length, config.model.max_prompt_tokens, config.sampling.max_tokens, config.rollout.max_turns),
         *(config.objective.clip_low, config.objective.clip_high, config.objective.length_norm, config.objective.kl_coef),

@@ -120,13 +120,13 @@ def test_rl_status_of_a_run_that_lives_and_dies(
     elsewhere = dataclasses.replace(record_of("worker-1"), host="elsewhere")
     lost = dataclasses.replace(record_of("generator-1"), lost="killed")
     parts = (record_of("worker-0", pid=child.pid), elsewhere)
-    RunStatus(attempt=1, time=time.time(), parts=parts, lost=(lost,)).write(run.status)
+    RunStatus(attempt=1, time=time.time(), parts=parts, lost=(lost,), waiting=()).write(run.status)
     assert shown(run, capsys) == {"": "live", "worker-0": "live", "worker-1": "live", "generator-1": "lost"}
     os.kill(child.pid, 19)
     assert shown(run, capsys)["worker-0"] == "frozen"
     child.kill()
     child.wait()
-    RunStatus(attempt=1, time=time.time() - 600, parts=parts, lost=()).write(run.status)
+    RunStatus(attempt=1, time=time.time() - 600, parts=parts, lost=(), waiting=()).write(run.status)
     assert shown(run, capsys) == {"": "live", "worker-0": "dead", "worker-1": "unseen"}
     assert main(["status", str(run.root)]) == 0
     assert "its driver has written nothing for 600 s" in capsys.readouterr().out

@@ -62,6 +62,16 @@ class OwnPart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WaitingPart:
+    """A process that was asked for and has not been heard of."""
+
+    part: str
+    waits_for: str
+    since: float
+    """Unix seconds at which it was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunStatus:
     """The content of `status.json`."""
 
@@ -71,6 +81,7 @@ class RunStatus:
     parts: tuple[PartStatus, ...]
     lost: tuple[PartStatus, ...]
     """The last ones that the run gave up."""
+    waiting: tuple[WaitingPart, ...]
 
     def write(self, path: Path) -> None:
         """Whole or not at all. Raises OSError."""
@@ -88,6 +99,7 @@ class RunStatus:
                 time=float(values["time"]),
                 parts=tuple(PartStatus(**part) for part in values["parts"]),
                 lost=tuple(PartStatus(**part) for part in values["lost"]),
+                waiting=tuple(WaitingPart(**part) for part in values.get("waiting", ())),  # older runs did not write it
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None

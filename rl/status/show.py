@@ -11,7 +11,7 @@ import psutil
 from rl.log.alive import RunState, run_state
 from rl.log.runs import RunPaths, find_run
 from rl.log.text import visible
-from rl.status.record import PartStatus, RunStatus
+from rl.status.record import PartStatus, RunStatus, WaitingPart
 
 _SILENT_SECONDS = 20.0
 """A driver that has written nothing for so long is told as silent: ten beats."""
@@ -44,7 +44,7 @@ def status_command(run: str, *, as_json: bool, clock: Callable[[], float] = time
     head = f"{paths.root.name}: {state.value}{silent}" + (f" ({why})" if why else "")
     print(visible(head if state is RunState.LIVE else f"{head}; as it was {_ago(age)} ago", one_line=True))
     # Ages of a run that is over are those of its last moment.
-    for line in _lines(shown, now=now if state is RunState.LIVE else status.time):
+    for line in _lines(shown, status.waiting, now=now if state is RunState.LIVE else status.time):
         print(visible(line, one_line=True))
     return 0
 
@@ -76,14 +76,16 @@ def process_of(part: PartStatus) -> psutil.Process | None:
     return process if same else None
 
 
-def _lines(shown: Sequence[Shown], *, now: float) -> Iterator[str]:
-    """Two a part."""
+def _lines(shown: Sequence[Shown], waiting: Sequence[WaitingPart], *, now: float) -> Iterator[str]:
+    """Two a part that has a process, one for a part that has none yet."""
     yield f"{'part':<14} {'state':<7} {'for':>7}  does or waits for"
     for one in shown:
         part = one.part
         event = f"last: {part.event}, {_ago(now - part.event_at)} ago; " if part.event else ""
         yield f"{part.part:<14} {one.state:<7} {_ago(now - part.since):>7}  {part.lost or part.doing}"
         yield f"{'':<32}{event}{part.host} {part.address}{' ' if part.address else ''}process {part.pid}"
+    for absent in waiting:
+        yield f"{absent.part:<14} {'absent':<7} {_ago(now - absent.since):>7}  {absent.waits_for}"
 
 
 def _ago(seconds: float) -> str:
@@ -93,4 +95,11 @@ def _ago(seconds: float) -> str:
 
 def _to_json(shown: Sequence[Shown], status: RunStatus, *, state: RunState, why: str, now: float) -> dict[str, object]:
     parts = [{**asdict(one.part), "state": one.state} for one in shown]
-    return {"state": state.value, "why": why, "attempt": status.attempt, "written_seconds_ago": now - status.time, "parts": parts}
+    return {
+        "state": state.value,
+        "why": why,
+        "attempt": status.attempt,
+        "written_seconds_ago": now - status.time,
+        "parts": parts,
+        "waiting": [asdict(absent) for absent in status.waiting],
+    }

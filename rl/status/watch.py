@@ -5,17 +5,26 @@ import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from rl.status.record import OwnPart, PartStatus, RunStatus
+from rl.status.record import OwnPart, PartStatus, RunStatus, WaitingPart
 from rl.status.reporter import BEAT_SECONDS
 
 _LOST_KEPT = 20
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Expected:
+    """A part that was asked for and has not been heard of."""
+
+    why: Callable[[], str]
+    since: float
+    waits_for: str = "was asked for"
 
 
 class Watch:
@@ -38,17 +47,34 @@ class Watch:
         self._heard: dict[str, float] = {}
         self._looked = 0.0
         self._lost: deque[PartStatus] = deque(maxlen=_LOST_KEPT)
+        self._expected: dict[str, _Expected] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
         try:
             while True:
                 with contextlib.suppress(Exception):  # a network or a disk that fails costs the view, not the run
-                    self.take(await asyncio.to_thread(self._read))
+                    records, waits = await asyncio.to_thread(self._look)
+                    self.take(records)
+                    self._explain(waits)
                 self.write()
                 await asyncio.sleep(BEAT_SECONDS)
         finally:
             self.write()
+
+    def expect(self, part: str, why: Callable[[], str]) -> None:
+        """A process of this part is asked for. `why`, called in a thread, says what it waits for until it is heard."""
+        self._expected[part] = _Expected(why=why, since=time.time())
+
+    def _look(self) -> tuple[Sequence[PartStatus], Mapping[str, str]]:
+        records = self._read()
+        heard = {record.part for record in records}
+        return records, {part: expected.why() for part, expected in list(self._expected.items()) if part not in heard}
+
+    def _explain(self, waits: Mapping[str, str]) -> None:
+        for part, waits_for in waits.items():
+            if part in self._expected:
+                self._expected[part].waits_for = waits_for
 
     def take(self, records: Sequence[PartStatus]) -> None:
         """The newest record of each part that is heard of."""
@@ -58,14 +84,19 @@ class Watch:
             if before is None or (before.pid, before.host, before.beat) != (record.pid, record.host, record.beat):
                 self._heard[record.part] = now
             self._records[record.part] = record
+            self._expected.pop(record.part, None)
 
     def write(self) -> None:
         """`status.json`; a full disk costs the view only."""
         self._beat += 1
         own = [PartStatus(**asdict(part), **self._process, beat=self._beat) for part in self.own()]
         parts = (*own, *(self._records[name] for name in sorted(self._records, key=_by_number)))
+        waiting = tuple(
+            WaitingPart(part=part, waits_for=self._expected[part].waits_for, since=self._expected[part].since)
+            for part in sorted(self._expected, key=_by_number)
+        )
         with contextlib.suppress(OSError):
-            RunStatus(attempt=self._attempt, time=time.time(), parts=parts, lost=tuple(self._lost)).write(self._path)
+            RunStatus(attempt=self._attempt, time=time.time(), parts=parts, lost=tuple(self._lost), waiting=waiting).write(self._path)
 
     def silent_for(self, part: str) -> float:
         """Seconds without a sign of life up to the last time that records could be read; 0 for a part that has not given the first one."""
@@ -75,6 +106,11 @@ class Watch:
         """For a diagnosis; empty when nothing is known."""
         record = self._records.get(part)
         return record.told(now=time.time()) if record else ""
+
+    def waits_for(self, part: str) -> str:
+        """The same of one that was asked for and has not been heard of."""
+        expected = self._expected.get(part)
+        return f"{expected.waits_for} (for {time.time() - expected.since:.0f} s)" if expected else ""
 
     def record(self, part: str) -> PartStatus | None:
         """The newest record."""
@@ -89,8 +125,8 @@ class Watch:
 
     def forget(self, part: str) -> None:
         """The part has ended as it should."""
-        self._heard.pop(part, None)
-        self._records.pop(part, None)
+        for known in (self._heard, self._records, self._expected):
+            known.pop(part, None)
 
 
 def _by_number(part: str) -> tuple[str, int]:
