@@ -19,7 +19,7 @@ from rl.model_source import resolve_model
 from rl.placement import start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
 from rl.places import Places
 from rl.plan import make_plan
-from rl.preflight import check_policy, checked_tasks, left_out, left_out_lines
+from rl.preflight import check_policy, checked_tasks, left_out, left_out_lines, with_absolute_paths
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.sampling import make_sampling
@@ -73,7 +73,7 @@ def evaluate_command(
     if samples is not None:
         config = replace(config, evaluation=replace(config.evaluation, samples=samples))
     # Nothing is trained: the wave that starts together is the whole evaluation, and the generators get all the cores.
-    config = replace(config, rollout=replace(config.rollout, max_staleness=0))
+    config = with_absolute_paths(replace(config, rollout=replace(config.rollout, max_staleness=0)))
     mixture = checked_tasks(config)
     problems = every_problem(mixture) if all_problems else mixture.heldout()
     if not problems:
@@ -81,7 +81,8 @@ def evaluate_command(
             "no task source holds problems out: set tasks.NAME.heldout, for example tasks.NAME.heldout=100, or give --all to evaluate "
             "on all problems of the sources that can be counted"
         )
-    path = resolve_model(str(model_path) if model_path else config.model.path, gguf_file=None if model_path else config.model.gguf_file)
+    gguf_file = None if model_path else config.model.gguf_file
+    path = resolve_model(str(model_path or config.model.path), gguf_file=gguf_file).absolute()
     tokenizer = load_tokenizer(path)
     check_policy(config, path, tokenizer)
     sampling = make_sampling(config, tokenizer)

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from configs.schema import Config
@@ -34,6 +35,17 @@ def checked_run(config: Config) -> Mixture:
     if (Path(config.model.path) / "tokenizer.json").is_file():  # else it is known once the model has been converted
         check_policy(config, Path(config.model.path), load_tokenizer(config.model.path))
     return mixture
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Plugin files, the script and the run folder by absolute path: on a cluster the other processes have other working directories."""
+    plugins = tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in config.run.plugins)
+    script = config.generator.script and str(Path(config.generator.script).expanduser().resolve())
+    return replace(
+        config,
+        run=replace(config.run, plugins=plugins, dir=str(Path(config.run.dir).resolve())),
+        generator=replace(config.generator, script=script),
+    )
 
 
 def _missing(config: Config) -> list[str]:

@@ -22,7 +22,7 @@ from rl.observer import RunObserver
 from rl.placement import RENDEZVOUS, run_remotely, start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
 from rl.places import Places
 from rl.plan import Plan, make_plan
-from rl.preflight import check_policy, checked_run, left_out, left_out_lines
+from rl.preflight import check_policy, checked_run, left_out, left_out_lines, with_absolute_paths
 from rl.progress import redirect_library_noise
 from rl.prompt import load_tokenizer
 from rl.records import Sampling, TokenExample
@@ -42,7 +42,7 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
     written, and RunFailed when a part fails later.
     """
     plan = make_plan(config)
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     mixture = checked_run(config)
     model_path = resolve_model(config.model.path, gguf_file=config.model.gguf_file)
     tokenizer = load_tokenizer(model_path)
@@ -69,17 +69,6 @@ def train(config: Config, *, resume: bool, clean: bool) -> int:
         identity=identity,
     )
     return asyncio.run(_train(job, resume=resume))
-
-
-def _with_absolute_paths(config: Config) -> Config:
-    """Plugin files, the script and the run folder by absolute path: on a cluster the other processes have other working directories."""
-    plugins = tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in config.run.plugins)
-    script = config.generator.script and str(Path(config.generator.script).expanduser().resolve())
-    return replace(
-        config,
-        run=replace(config.run, plugins=plugins, dir=str(Path(config.run.dir).resolve())),
-        generator=replace(config.generator, script=script),
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -139,6 +139,7 @@ NOT_RUN = {
         "needs Ray's dashboard; recorded in docs/results/cluster.md"
     ),
     "rl train configs/swe_mutate.yaml": "tests/test_swe_ring.py trains on smaller tasks",
+    "rl eval my.yaml generator.engine=vllm --model runs/mine/model --samples 8": "tests/test_vllm.py evaluates with both engines",
     "rl eval configs/swe_mutate.yaml generator.engine=scripted generator.script=oracle.json": "tests/test_swe_ring.py plays scripts",
     **dict.fromkeys(
         ("rl swe engine start", "rl swe engine status --json", "rl swe engine stop"), "tests/test_local_engine.py does it in another folder"

@@ -17,7 +17,7 @@ from rl.cli import main
 from rl.engines.shared_weights import SharedWeights
 from rl.engines.vllm_environment import INTERFACE, TESTED, VARIABLES, check_vllm, interpreter
 from rl.log.query import RunLog
-from tests.ring import ROOT, make_tiny_model, metrics, rl, write_config
+from tests.ring import ROOT, finish, make_tiny_model, metrics, rl, start, write_config
 
 HEAD_DIM_32 = {"hidden": 64, "heads": 2}
 """The smallest heads that vLLM computes on a CPU."""
@@ -71,6 +71,17 @@ def test_the_ring_trains_with_vllm(python: Path, model: Path, tmp_path: Path) ->
     assert count > 0 and difference < 1e-4  # nats between generator and learner
     assert set(versions) > {0}
     assert (run / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+def test_an_evaluation_measures_what_the_torch_engine_measures(python: Path, model: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model=model, vllm={"python": str(python), "kv_cache_gb": 0.125}, evaluation={"temperature": 0.0})
+    words = ("eval", config, "--samples", "1", "--json")
+    both = [start(*words, f"generator.engine={engine}") for engine in ("vllm", "torch")]
+    vllm, torch_engine = (json.loads(finish(process).splitlines()[-1]) for process in both)
+    assert vllm == torch_engine, "the likeliest tokens of float32 weights"
+    assert (vllm["sources"]["digits"]["graded"], vllm["sources"]["digits"]["ungraded"]) == (8, 0)
 
 
 def test_another_process_reads_the_weights_where_they_were_written() -> None:
@@ -155,6 +166,9 @@ def test_a_complete_environment_is_accepted(model: Path, tmp_path: Path, capsys:
     (packages / f"vllm-{TESTED}.dist-info" / "entry_points.txt").write_text(points)
     assert check_vllm(load_config([config], ["generator.engine=vllm", python]).vllm) == TESTED
     assert "the model in" in dry_run(capsys, config, python, "model.context_length=999999")
+    assert "vllm.tensor_parallel_size is 3, which does not divide the model's num_attention_heads=2" in dry_run(
+        capsys, config, python, "vllm.tensor_parallel_size=3"
+    )
 
 
 def test_a_tokenizer_or_config_of_another_model_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

