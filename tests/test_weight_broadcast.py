@@ -202,7 +202,10 @@ class Broadcasting:
         return ""
 
     def drop_weights(self, part: str) -> bool:
-        return part in self.dropped
+        if part not in self.dropped:
+            return False
+        self.dropped.remove(part)
+        return True
 
     async def next(self, version: int) -> int:
         """Publish and load a version; how many broadcasts of it failed."""
