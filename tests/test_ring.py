@@ -182,15 +182,11 @@ def test_a_generator_that_is_killed_in_the_middle_of_a_broadcast_holds_up_nobody
     wait_for_step(process, run, 1)
     learner, lost = part_of(run, "learner-0").pid, part_of(run, "generator-1").pid
     assert learner and lost
-    os.kill(learner, signal.SIGSTOP)  # no training step ends now, so no rollout runs when the weights come
-    until(lambda: ": train" in part_of(run, "loop").doing, "the loop waits for the learner")
+    os.kill(learner, signal.SIGSTOP)  # so no rollout runs when the weights come
+    until(now_at(run, "loop", (": train", ": sync")), "the loop waits for the learner")
     os.kill(lost, signal.SIGSTOP)
-    begun = time.time()
     os.kill(learner, signal.SIGCONT)
-    until(
-        lambda: "of group 1" in part_of(run, "learner-0").doing and part_of(run, "learner-0").since > begun,
-        "the broadcast waits, and rl status says for what",
-    )
+    until(now_at(run, "learner-0", ("of group 1",)), "the broadcast waits, and rl status says for what")
     os.kill(lost, signal.SIGKILL)
     until(lambda: part_of(run, "generator-1").pid != lost and "took the weights" in part_of(run, "generator-1").event, "another is seeded")
     wait_for_step(process, run, metrics(run).steps[-1].step + 2)
@@ -207,6 +203,12 @@ def part_of(run: Path, name: str) -> PartStatus:
     parts = {part.part: part for part in status.parts} if status else {}
     nothing = PartStatus(part=name, host="", address="", pid=0, process_started=0.0, doing="", since=0.0, event="", event_at=0.0, beat=0)
     return parts.get(name, nothing)
+
+
+def now_at(run: Path, name: str, words: tuple[str, ...]) -> Callable[[], bool]:
+    """Whether a part has begun something that is told with one of these words after this call."""
+    begun = time.time()
+    return lambda: part_of(run, name).since > begun and any(word in part_of(run, name).doing for word in words)
 
 
 def until(true: Callable[[], bool], what: str) -> None:
