@@ -255,7 +255,7 @@ class LearnerConfig(Checked):
     """delta: each rank ships what has changed in its partition since the version before; costs a copy of the partition."""
     weight_transport: Literal["object_store", "collective"] = "object_store"
     """object_store: each generator reads the weights, from shared memory on the node that they are on. collective: torch.distributed
-    broadcasts to all generators, for several nodes; NCCL where ranks and generators have a GPU each, else gloo."""
+    broadcasts to all generators, for several nodes; NCCL with `cluster.gpus` and vLLM, else gloo."""
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (GPU runs)."""
 

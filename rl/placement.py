@@ -335,12 +335,10 @@ class _Start:
         config = self.context.config
         if learner is None or config.learner.weight_transport != "collective":
             return None
-        # NCCL refuses two processes on one GPU.
-        own_gpus = all(resources.get("GPU", 0) >= 1 for resources in (config.cluster.learner_resources, config.cluster.generator_resources))
         return WeightGroups(
             learner,
             address=_node_address(),
-            backend="nccl" if own_gpus else "gloo",
+            backend="nccl" if config.cluster.gpus and config.generator.engine == "vllm" else "gloo",
             # What a failed broadcast leaves of rollout.timeout is for the object store.
             timeout=min(config.cluster.part_timeout, config.rollout.timeout / 2),
             say=self.say,

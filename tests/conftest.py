@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-RAY = {f"test_{name}.py" for name in ("docs", "env_new", "ring", "score_status", "scripted", "trace_tiny", "vllm")}
+RAY = {f"test_{name}.py" for name in ("docs", "env_new", "places", "planner", "ring", "score_status", "scripted", "trace_tiny", "vllm")}
 GROUPS = ("ray", "containers")
 """They take longest, so they begin; tests/test_swe_ring.py starts Ray and is with the containers."""
 

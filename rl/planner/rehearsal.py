@@ -110,6 +110,7 @@ async def _started(config: Config, *, folder: Path, shape: ModelShape, plan: Pla
     from rl.actors import ActorContext
     from rl.log.runs import RunPaths, prepare_run
     from rl.placement import start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
+    from rl.places import Places
     from rl.progress import redirect_library_noise
     from rl.supervise import supervised
 
@@ -117,7 +118,7 @@ async def _started(config: Config, *, folder: Path, shape: ModelShape, plan: Pla
     identity = prepare_run(paths.root)
     redirect_library_noise(paths.library_log)
     try:
-        start_ray(plan, model_bytes=weight_bytes(folder))
+        start_ray(plan, Places.of(config, plan), model_bytes=weight_bytes(folder))
         watch = watch_parts(paths, run_id=identity.run_id, attempt=identity.attempt)
         context = ActorContext(config=config, model_path=folder, run_dir=paths.root, run_id=identity.run_id, attempt=identity.attempt)
         async with supervised([watch.run]):
