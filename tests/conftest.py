@@ -1,8 +1,8 @@
 """Environment of the test processes, set before torch is imported: few threads, no network, the CPU accelerator. Plugins that a
 test loads are forgotten after it. Tests that need a container engine share one.
 
-`make test` has two processes run tests. A file's tests stay in one process and in their order. All that start Ray are together, and all
-that use a container engine, so there is one Ray and one engine at a time. What looks at the whole machine, or at what takes longer
+`make test` has two processes run tests. A file's tests stay in one process and in their order. Files whose tests start Ray are
+together, and so are those that need a container engine: there is one engine. What looks at the whole machine, or at what takes longer
 than half a second, is marked `alone`."""
 
 import contextlib
@@ -18,7 +18,7 @@ import pytest
 
 RAY = {f"test_{name}.py" for name in ("docs", "env_new", "places", "planner", "ring", "score_status", "scripted", "trace_tiny", "vllm")}
 GROUPS = ("ray", "containers")
-"""They take longest, so they begin; tests/test_swe_ring.py starts Ray and is with the containers."""
+"""They take longest, so they begin."""
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")

@@ -99,7 +99,11 @@ def test_an_archive_that_swells_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         read_source_package(package(*((f"p-1/{n}", b"") for n in range(5))))
 
 
-@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(b"no tar" * 100), package(("p-1/x", b"y" * 5000))[:-40], package()])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no gzip", gzip.compress(b"no tar" * 100), package(("p-1/x", b"y" * 5000))[:-40], package()],
+    ids=["nothing", "no gzip", "no tar", "cut off", "empty"],
+)
 def test_damaged_packages_are_told(data: bytes) -> None:
     with pytest.raises(ValueError, match="source package"):
         read_source_package(data)
