@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -129,7 +130,7 @@ def test_rl_status_of_a_run_that_lives_and_dies(
     RunStatus(attempt=1, time=time.time() - 600, parts=parts, lost=(), waiting=()).write(run.status)
     assert shown(run, capsys) == {"": "live", "worker-0": "dead", "worker-1": "unseen"}
     assert main(["status", str(run.root)]) == 0
-    assert "its driver has written nothing for 600 s" in capsys.readouterr().out
+    assert re.search(r"its driver has written nothing for 60\d s", capsys.readouterr().out)
     heartbeat.end("finished")
     assert shown(run, capsys) == {"": "finished", "worker-0": "ended", "worker-1": "ended"}
 

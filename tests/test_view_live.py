@@ -36,8 +36,11 @@ def write(root: Path, index: int, *, n: int = 4) -> None:
 
 
 def wait(browser: Browser, script: str) -> None:
-    """Until the script's value is true; the page looks for news at once and again, and not after its seconds."""
-    browser.wait(f"document.dispatchEvent(new Event('visibilitychange')); return {script}")
+    """Until the script's value is true; the page looks for news at once and again, and not after its seconds.
+
+    It still rests a hundred times as long as its answers took of the processor, some tenths of a second each on a busy machine.
+    """
+    browser.wait(f"document.dispatchEvent(new Event('visibilitychange')); return {script}", seconds=120.0)
 
 
 def hide(browser: Browser, *, hidden: bool) -> None:
