@@ -206,6 +206,23 @@ def test_who_computes_shares_the_cores() -> None:
     assert run_virtually(ends) == pytest.approx([1.5, 3.0])
 
 
+def test_processes_beside_each_other_are_slower_on_cores_of_their_own() -> None:
+    """Two of 1 s each on two cores take 1.25 s, where one alone takes 1 s; what the second has left after that goes at full speed."""
+
+    async def ends() -> list[float]:
+        cores, clock, ended = Cores(2, beside=1.25), asyncio.get_running_loop().time, []
+
+        async def one(seconds: float) -> None:
+            await cores.work(seconds)
+            ended.append(clock())
+
+        await one(1)
+        await asyncio.gather(one(1), one(2))
+        return ended
+
+    assert run_virtually(ends) == pytest.approx([1.0, 2.25, 3.25])
+
+
 def test_a_machine_with_few_cores_is_slower() -> None:
     """Rollouts of 3 s of decoding beside training of 5 s: on two cores as long as the training, on one as long as both."""
     costs = replace(FREE, decode=DecodeCost(step=0.1, sequence=0, position=0), train_step=5.0)

@@ -119,6 +119,7 @@ def machine_setup(config: Config, *, shape: ModelShape, machine: Machine, worklo
         workload=workload,
         live_episodes=_live_episodes(config),
         cores=machine.cores,
+        beside=machine.beside,
         learner_threads=plan.ranks * plan.learner_threads,
         generator_threads=plan.generator_threads,
     )

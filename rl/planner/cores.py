@@ -1,4 +1,5 @@
-"""Processor cores in virtual time: with more busy threads than cores, everything that computes gets slower together."""
+"""Processor cores in virtual time: with more busy threads than cores, everything that computes gets slower together. Processes that
+compute beside each other take caches and memory from each other, too, and are slower even where each has a core."""
 
 import asyncio
 from typing import Protocol
@@ -22,30 +23,33 @@ class Worker(Protocol):
 class Cores:
     """Shared by all processes of a machine. Where every process has its own processors, nothing slows down."""
 
-    def __init__(self, count: float | None) -> None:
-        """`count`: None for any number."""
-        self._count = count
-        self._busy = 0.0
+    def __init__(self, count: float | None, *, beside: float = 1.0) -> None:
+        """`count`: None for any number. `beside`: how many times longer work takes while another process computes."""
+        self._count, self._beside = count, beside
+        self._busy, self._processes = 0.0, 0
         self._workers: list[Worker] = []
         self._changed = asyncio.Event()
 
     @property
     def speed(self) -> float:
         """Seconds of work that a busy thread does in a second."""
-        return 1.0 if self._count is None or self._busy <= self._count else self._count / self._busy
+        if self._count is None:
+            return 1.0
+        return min(1.0, self._count / self._busy if self._busy else 1.0) / (self._beside if self._processes > 1 else 1.0)
 
     def join(self, worker: Worker) -> None:
         """Tell this one of every change of speed."""
         self._workers.append(worker)
 
     def use(self, threads: float) -> None:
-        """So many more threads are busy; fewer when negative."""
+        """A process has so many busy threads more; it has none any more when negative."""
         if self._count is None:
             return
         for worker in self._workers:
             worker.catch_up()
         before = self.speed
         self._busy += threads
+        self._processes += 1 if threads > 0 else -1
         if self.speed != before:
             for worker in self._workers:
                 worker.go_on()

@@ -33,6 +33,8 @@ class Machine:
     generator_threads: int
     cores: float
     """For the parts of a run: what the processes take while nothing is asked of them is not theirs."""
+    beside: float
+    """How many times longer work takes while another process computes, on cores of its own."""
     costs: Costs
     memory: HostMemory
 
@@ -86,6 +88,7 @@ def measure_machine(config: Config, *, folder: Path, shape: ModelShape, plan: Pl
         learner_threads=plan.learner_threads,
         generator_threads=plan.generator_threads,
         cores=max(0.5, available_cores() - seen.background),
+        beside=seen.beside,
         costs=costs,
         memory=at_rest(config, shape=shape, seen=seen),
     )

@@ -44,6 +44,8 @@ _LEAST_GROUPS, _MOST_GROUPS = 8, 32
 """Of a wave."""
 _SAMPLED = 16
 """Most tokens that are sampled in a wave."""
+_LONG = 256
+"""Most tokens of a sample that is there to keep a replica busy."""
 _LOOK = 0.03
 """Seconds between two looks at the clocks."""
 _STILL = 0.002
@@ -79,6 +81,8 @@ class Rehearsed:
     """Seconds in which the loop writes a step of the whole batch down."""
     background: float
     """Cores that all processes take while nothing is asked of them."""
+    beside: float
+    """How many times longer a batch takes to train while a replica samples, on cores of its own; 1 where they take turns."""
     memory: Mapping[str, float]
     """Proportional bytes by kind of process: driver, ray, worker, learner, generator."""
     peak: Peak
@@ -103,10 +107,11 @@ def rehearse(config: Config, *, folder: Path, shape: ModelShape, plan: Plan, pro
             log=replace(config.log, tensorboard=False, wandb=False),
             checkpoint=replace(config.checkpoint, every=1000),
         )
-        return asyncio.run(_started(stand_in, folder=folder, shape=shape, plan=plan, prompt=prompt, response=response))
+        overlaps = config.rollout.max_staleness > 0
+        return asyncio.run(_started(stand_in, folder=folder, shape=shape, plan=plan, prompt=prompt, response=response, overlaps=overlaps))
 
 
-async def _started(config: Config, *, folder: Path, shape: ModelShape, plan: Plan, prompt: int, response: int) -> Rehearsed:
+async def _started(config: Config, *, folder: Path, shape: ModelShape, plan: Plan, prompt: int, response: int, overlaps: bool) -> Rehearsed:
     from rl.actors import ActorContext
     from rl.log.runs import RunPaths, prepare_run
     from rl.placement import start_cluster, start_ray, stop_ray, watch_parts, weight_bytes
@@ -127,6 +132,9 @@ async def _started(config: Config, *, folder: Path, shape: ModelShape, plan: Pla
                 async with supervised(cluster.watches):
                     stage = _Stage(config, folder=folder, shape=shape, cluster=cluster, watch=watch, prompt=prompt, response=response)
                     seen, trained = await stage.play()
+                    if overlaps:
+                        shared = max(1.0, (plan.learner_threads + plan.generator_threads) / plan.cores)
+                        seen = replace(seen, beside=max(1.0, await stage.beside(trained, alone=seen.train[-1].seconds) / shared))
             finally:
                 await cluster.close()
     finally:
@@ -164,10 +172,34 @@ class _Stage:
             group=group,
             between=0.0,
             background=background,
+            beside=1.0,
             memory=_memory(kinds),
             peak=Peak(batches=frozenset(self._batches), positions=positions / self._config.generator.replicas, sequences=rows),
         )
         return seen, last
+
+    async def beside(self, batch: "_Trained", *, alone: float) -> float:
+        """How many times longer a batch takes while a replica samples. `alone`: its seconds."""
+        config, done = self._config, asyncio.Event()
+        tokens = max(2, min(_LONG, config.model.context_length - config.model.max_prompt_tokens))
+        text = prompt_text(self._folder, tokens=min(self._prompt, config.model.max_prompt_tokens))
+
+        async def sample() -> None:
+            index = 10_000
+            while not done.is_set():
+                job = job_of(index, text=text, samples=config.rollout.samples_per_prompt, tokens=tokens)
+                await self._cluster.rollouts.expect([job])
+                await self._cluster.rollouts.run(job)
+                index += 1
+
+        sampling, seconds = asyncio.create_task(sample()), list[float]()
+        try:
+            while len(seconds) < _REPEATS:
+                seconds.append((await self._trained(batch.groups)).seconds)
+        finally:
+            done.set()
+            await sampling
+        return statistics.median(seconds) / alone
 
     async def _kinds(self) -> dict[str, tuple[psutil.Process, ...]]:
         """Processes by kind; waits for the first sign of life of all parts."""

@@ -90,6 +90,8 @@ class Setup:
     """Most episodes at a time; None: any number."""
     cores: float | None = None
     """That all processes share; None: each has its own processors."""
+    beside: float = 1.0
+    """How many times longer work takes on them while another process computes."""
     learner_threads: int = 1
     """Of all ranks, while they train."""
     generator_threads: int = 1
@@ -119,7 +121,7 @@ class Ring:
             get_door=get_door(config),
         )
         self._unfit = unfit_rollout(config.filters, vocab_size=setup.shape.vocab)
-        self._cores = Cores(setup.cores)
+        self._cores = Cores(setup.cores, beside=setup.beside)
         self._driver = Thread(self._cores)
         self._replicas = [Replica(setup, cores=self._cores, lockstep=self._lockstep) for _ in range(config.generator.replicas)]
         self._room = Room(episodes=setup.live_episodes, lockstep=self._lockstep, announce=self._announce)
