@@ -61,8 +61,8 @@ class Browser:
         """What a script body hands to its last argument."""
         return self._command("POST", "execute/async", {"script": script, "args": list(arguments)})
 
-    def wait(self, script: str, *, seconds: float = 20.0) -> Any:
-        """Until the script body returns something true."""
+    def wait(self, script: str, *, seconds: float = 120.0) -> Any:
+        """Until the script body returns something true. On a busy machine a page may rest for a minute between two of its questions."""
         deadline = time.monotonic() + seconds
         while not (value := self.run(script)):
             if time.monotonic() > deadline:

@@ -40,7 +40,7 @@ def wait(browser: Browser, script: str) -> None:
 
     It still rests a hundred times as long as its answers took of the processor, some tenths of a second each on a busy machine.
     """
-    browser.wait(f"document.dispatchEvent(new Event('visibilitychange')); return {script}", seconds=120.0)
+    browser.wait(f"document.dispatchEvent(new Event('visibilitychange')); return {script}")
 
 
 def hide(browser: Browser, *, hidden: bool) -> None:
