@@ -182,7 +182,7 @@ class _Stage:
         """How many times longer a batch takes while a replica samples. `alone`: its seconds."""
         config, done = self._config, asyncio.Event()
         tokens = max(2, min(_LONG, config.model.context_length - config.model.max_prompt_tokens))
-        text = prompt_text(self._folder, tokens=min(self._prompt, config.model.max_prompt_tokens))
+        text = self._text()
 
         async def sample() -> None:
             index = 10_000
@@ -192,14 +192,16 @@ class _Stage:
                 await self._cluster.rollouts.run(job)
                 index += 1
 
-        sampling, seconds = asyncio.create_task(sample()), list[float]()
+        sampling = asyncio.create_task(sample())
         try:
-            while len(seconds) < _REPEATS:
-                seconds.append((await self._trained(batch.groups)).seconds)
+            return await self._timed(batch.groups) / alone
         finally:
             done.set()
             await sampling
-        return statistics.median(seconds) / alone
+
+    def _text(self) -> str:
+        """A prompt of the usual length."""
+        return prompt_text(self._folder, tokens=min(self._prompt, self._config.model.max_prompt_tokens))
 
     async def _kinds(self) -> dict[str, tuple[psutil.Process, ...]]:
         """Processes by kind; waits for the first sign of life of all parts."""
@@ -235,12 +237,16 @@ class _Stage:
         for groups, of_group, answer in dict.fromkeys([*shapes, (whole, samples, self._response)]):
             given = [group_of(index, samples=of_group, prompt=self._prompt, answer=answer) for index in range(groups)]
             trained = await self._trained(given)  # touches the memory
-            began, seconds = time.perf_counter(), list[float]()
-            while len(seconds) < _REPEATS and (not seconds or time.perf_counter() - began < _PATIENCE):
-                trained = await self._trained(given)
-                seconds.append(trained.seconds)
-            timings.append(Timing(work=self._work(trained.batches), seconds=statistics.median(seconds)))
+            seconds = await self._timed(given)
+            timings.append(Timing(work=self._work(trained.batches), seconds=seconds))
         return tuple(timings), trained
+
+    async def _timed(self, groups: "Sequence[RolloutGroup]") -> float:
+        """Median seconds of a batch of groups, repeated while it is worth the wait."""
+        began, seconds = time.perf_counter(), list[float]()
+        while len(seconds) < _REPEATS and (not seconds or time.perf_counter() - began < _PATIENCE):
+            seconds.append((await self._trained(groups)).seconds)
+        return statistics.median(seconds)
 
     async def _trained(self, groups: "Sequence[RolloutGroup]") -> "_Trained":
         """What the loop does with a batch of groups, and its seconds."""
@@ -281,7 +287,7 @@ class _Stage:
     async def _waves(self, kinds: "_Kinds") -> tuple[GroupCost, int]:
         """Processor seconds of a group by process, and how many groups ran together."""
         config, tokens = self._config, min(self._response, _SAMPLED)
-        text = prompt_text(self._folder, tokens=min(self._prompt, config.model.max_prompt_tokens))
+        text = self._text()
         count = max(_LEAST_GROUPS, min(config.rollout.prompts_per_step, _MOST_GROUPS))
         spent = [await self._wave(kinds, text=text, count=count, tokens=tokens, first=1000 * wave) for wave in range(3)]
         first, last = spent[1], spent[2]  # the one before them warmed up

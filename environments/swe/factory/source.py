@@ -66,6 +66,12 @@ class Source:
         """Put a text in a node's place."""
         return Edit(start=self.start(node), end=self.end(node), text=text)
 
+    def replace_block(self, block: Sequence[ast.stmt], text: bytes) -> Edit:
+        """Put a text in the place of all statements of a block, the decorators of the first one included."""
+        decorators = getattr(block[0], "decorator_list", ())
+        start = self.start(decorators[0]) - 1 if decorators else self.start(block[0])
+        return Edit(start=start, end=self.end(block[-1]), text=text)
+
     def remove_statement(self, statement: ast.stmt, block: Sequence[ast.stmt]) -> Edit:
         """Take a statement out of its block: its lines, when it has them for itself and is not the last of the block, else `pass`."""
         start, end = self._starts[statement.lineno - 1], self.end(statement)

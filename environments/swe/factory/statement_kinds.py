@@ -25,10 +25,7 @@ def body_removed(source: Source, function: Function) -> Iterator[Edit]:
         if block is not whole and len(block) < 2:
             continue
         if not isinstance(block[0], ast.Pass) and not _is_elif(block[0], source) and not _is_stub(block):
-            first = block[0]
-            decorated = isinstance(first, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and first.decorator_list
-            start = source.start(first.decorator_list[0]) - 1 if decorated else source.start(first)  # type: ignore[attr-defined]
-            yield Edit(start=start, end=source.end(block[-1]), text=b"pass")
+            yield source.replace_block(block, b"pass")
 
 
 def return_removed(source: Source, function: Function) -> Iterator[Edit]:

@@ -33,12 +33,9 @@ def stubs(source: Source, function: Function) -> Iterator[Stub]:
     body = without_docstring(function.body)
     if not body:
         return
-    first = body[0]
-    decorators = getattr(first, "decorator_list", ())
-    start = source.start(decorators[0]) - 1 if decorators else source.start(first)
     arguments = [one.arg for one in (*function.args.posonlyargs, *function.args.args)][:_ARGUMENTS]
     for value, code in {**_VALUES, **{f"its argument {name}": name for name in arguments}}.items():
-        yield Stub(value=value, data=source.data[:start] + f"return {code}".encode() + source.data[source.end(body[-1]) :])
+        yield Stub(value=value, data=source.apply(source.replace_block(body, f"return {code}".encode())))
 
 
 def task_stubs(task: RepoTask) -> Iterator[tuple[str, TreeChange]]:
