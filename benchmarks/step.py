@@ -158,14 +158,14 @@ class Step:
     def __call__(self, number: int) -> dict[str, float]:
         from rl.advantage import advantages
         from rl.batch import make_batches
-        from rl.samples import to_samples
+        from rl.samples import samples_of
 
         started = time.perf_counter()
         done = self._generator.generate(self._requests(number))
         generated = time.perf_counter()
         groups = [self._group(i, done, number=number) for i in range(PROMPTS)]
         values = advantages(self._config.objective, groups, max_tokens=TOKENS)
-        samples = [sample for group, value in zip(groups, values, strict=True) for sample in to_samples(group, value)]
+        samples = samples_of(groups, values)
         self._learner.train_step(make_batches(samples, config=self._config, n_rollouts=PROMPTS * SAMPLES)[0])
         trained = time.perf_counter()
         self._generator.load(self._learner, version=number)

@@ -37,7 +37,7 @@ from rl.filters import DropReason, ungraded
 from rl.in_flight import InFlight
 from rl.records import Batch, Loaded, Publication, Rollout, RolloutGroup, Sampling, Span, StepStats, TrainSample
 from rl.rollout import GroupJob, GroupOutcome
-from rl.samples import to_samples
+from rl.samples import samples_of
 from rl.status.record import OwnPart
 from rl.unrewarded import Unrewarded
 
@@ -337,7 +337,7 @@ class Loop:
         config = self._config
         per_group = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens, unfit=self._unfit)
         self._dropped.update(reason.value for result in per_group for reason in result.reasons if reason is not None)
-        samples = tuple(sample for group, values in zip(groups, per_group, strict=True) for sample in to_samples(group, values))
+        samples = samples_of(groups, per_group)
         if not samples:
             return (), ()
         n_rollouts = sum(len(group.rollouts) for group in groups)

@@ -8,6 +8,11 @@ from rl.advantage import GroupAdvantages
 from rl.records import RolloutGroup, TrainSample, Turn, unbroken
 
 
+def samples_of(groups: Sequence[RolloutGroup], advantages: Sequence[GroupAdvantages]) -> tuple[TrainSample, ...]:
+    """Samples of all groups, in their order."""
+    return tuple(sample for group, own in zip(groups, advantages, strict=True) for sample in to_samples(group, own))
+
+
 def to_samples(group: RolloutGroup, advantages: GroupAdvantages) -> list[TrainSample]:
     """Samples of the rollouts that have an advantage and sampled at least one token, in the group's order; one a rollout, and one
     more for each time that the chat template made it start anew.

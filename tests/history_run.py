@@ -23,7 +23,7 @@ from rl.log.writer import LearnerWriter, RolloutWriter
 from rl.prompt import Renderer, load_tokenizer
 from rl.records import RolloutGroup, Sampling
 from rl.rollout import GroupJob, RolloutWorker
-from rl.samples import to_samples
+from rl.samples import samples_of
 from rl.tokenizer import save_tiny_tokenizer
 from tests.log_fakes import make_stats
 from tests.test_rollout import ScriptedGenerator
@@ -117,7 +117,7 @@ def _train(root: Path, config: Config, batches: Sequence[Sequence[RolloutGroup]]
     with LearnerWriter(root, attempt=1) as learner, MetricsWriter(RunPaths(root=root).metrics, attempt=1, restored_step=0) as metrics:
         for step, groups in enumerate(batches, start=1):
             values = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens)
-            samples = [sample for group, own in zip(groups, values, strict=True) for sample in to_samples(group, own)]
+            samples = samples_of(groups, values)
             stats = make_stats(samples)
             learner.write_step(train_step=step, groups=groups, samples=samples, stats=[stats])
             metrics.step(summarize_step(step, groups=groups, samples=samples, stats=stats, seconds=1.0, phases={}, drops={}))

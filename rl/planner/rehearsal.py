@@ -253,13 +253,13 @@ class _Stage:
         from rl.advantage import advantages
         from rl.batch import make_batches
         from rl.filters import unfit_rollout
-        from rl.samples import to_samples
+        from rl.samples import samples_of
 
         assert self._cluster.learner is not None
         config, began = self._config, time.perf_counter()
         unfit = unfit_rollout(config.filters, vocab_size=self._shape.vocab)
         per_group = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens, unfit=unfit)
-        samples = tuple(sample for group, values in zip(groups, per_group, strict=True) for sample in to_samples(group, values))
+        samples = samples_of(groups, per_group)
         batches = make_batches(samples, config=config, n_rollouts=sum(len(group.rollouts) for group in groups))
         stats = await self._cluster.learner.train_step(batches)
         seconds = time.perf_counter() - began

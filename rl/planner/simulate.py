@@ -33,7 +33,7 @@ from rl.planner.workload import EpisodeDraw, Workload
 from rl.records import Batch, Completion, MicroBatch, Rollout, RolloutGroup, Sampling, TrainSample, Turn
 from rl.rollout import GroupJob, GroupOutcome
 from rl.room import Room
-from rl.samples import to_samples
+from rl.samples import samples_of
 
 _BATCH_UNITS = 60_000
 """A larger batch is counted in units of tokens, so that it has about as many."""
@@ -316,7 +316,7 @@ class Ring:
         """Samples, and the seconds of the optimizer steps."""
         config = self._scaled
         per_group = advantages(config.objective, groups, max_tokens=config.sampling.max_tokens, unfit=self._unfit)
-        samples = tuple(sample for group, values in zip(groups, per_group, strict=True) for sample in to_samples(group, values))
+        samples = samples_of(groups, per_group)
         if not samples:
             return (), 0.0
         self._barren = 0
